@@ -1,0 +1,25 @@
+"""Our own errors: each has a stable code, one clear sentence, and advice."""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A refusal in the shape of RFC 9457 (problem details), as printed by `--json` and answered by the API."""
+
+    code: str
+    detail: str
+    advice: str
+    title: str = "The scan was refused"
+    retryable: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        return {"type": f"urn:triggerlens:problem:{self.code}", **asdict(self)}
+
+
+class Refusal(ValueError):
+    """An input that cannot be scanned, or a place that cannot be written; the user can do something about it."""
+
+    def __init__(self, code: str, detail: str, advice: str, retryable: bool = False) -> None:
+        super().__init__(f"{detail} {advice}")
+        self.problem = Problem(code, detail, advice, retryable=retryable)

@@ -1,0 +1,143 @@
+"""What a scan can say: the vocabulary shared by the science, the engine and the reports.
+
+Plain frozen dataclasses and enums, standard library only. Rates live in [0, 1]; norms are mean absolute pixel
+differences on images in [0, 1]; numbers that do not exist are None, never NaN.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    NO_BACKDOOR_FOUND = "no_backdoor_found"  # never "clean": universal detection is impossible
+    BACKDOORED = "backdoored"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Reason(StrEnum):
+    """Why a scan could not be decided. Each blocks a verdict; each is explained in docs/reasons.md."""
+
+    TOO_FEW_LABELS = "too_few_labels"
+    IMPLAUSIBLE_ACCURACY = "implausible_accuracy"
+    INVERSION_DID_NOT_CONVERGE = "inversion_did_not_converge"
+    ZERO_MAD = "zero_mad"
+    NO_INPUT_GRADIENT = "no_input_gradient"
+    SEARCH_TRUNCATED = "search_truncated"
+    NO_LABELS_AND_NO_INPUT_SPEC = "no_labels_and_no_input_spec"
+
+
+class Caveat(StrEnum):
+    """What a reader of a verdict should know. Each annotates it; each is explained in docs/caveats.md."""
+
+    FEW_CLEAN_IMAGES = "few_clean_images"
+    UNLABELLED_IMAGES = "unlabelled_images"
+    MISSING_CLASSES = "missing_classes"
+    INFERRED_PREPROCESSING = "inferred_preprocessing"
+    PACKAGED_PERCEPTUAL_BACKBONE = "packaged_perceptual_backbone"
+    UNSANDBOXED = "unsandboxed"
+    UNCONFIRMED = "unconfirmed"
+    TRAIN_MODE_NORMALISED = "train_mode_normalised"
+
+
+@dataclass(frozen=True)
+class FamilyFinding:
+    """What the search of one trigger family found for one label."""
+
+    family: str  # "dynamic": a generator (U-Net); further families come with the standard preset
+    norm: float  # m_t, eq. (5): mean |G(x) - x| over images of other labels
+    attack_success_rate: float  # of the inverted trigger, over images whose label is not the target
+    loss: float  # eq. (4), averaged over the last steps of the search
+    steps: int
+    truncated: bool = False  # out of time before all steps were done
+    anomaly_index: float | None = None
+    p_value: float | None = None
+    flagged: bool = False
+
+
+@dataclass(frozen=True)
+class LabelFinding:
+    """One label's findings; its headline figures are those of the most suspicious family."""
+
+    label: int
+    name: str
+    families: tuple[FamilyFinding, ...]
+
+    @property
+    def headline(self) -> FamilyFinding:
+        return max(self.families, key=lambda f: (f.flagged, -1.0 if f.anomaly_index is None else f.anomaly_index))
+
+    @property
+    def flagged(self) -> bool:
+        return any(f.flagged for f in self.families)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict over all labels that were searched."""
+
+    verdict: Verdict
+    labels: tuple[LabelFinding, ...]
+    model_anomaly_index: float | None
+    reasons: tuple[Reason, ...] = ()
+    caveats: tuple[Caveat, ...] = ()
+
+    @property
+    def flagged_labels(self) -> tuple[int, ...]:
+        return tuple(sorted(finding.label for finding in self.labels if finding.flagged))
+
+
+class RepairStatus(StrEnum):
+    REPAIRED = "repaired"
+    REFUSED = "refused"  # a repair exists but must not be handed out, or none was possible; `detail` says why
+    NOT_NEEDED = "not_needed"  # asked for, but no label was flagged
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What a repair did. It claims no more than: the inverted trigger no longer works, at this cost."""
+
+    status: RepairStatus
+    detail: str
+    labels: tuple[int, ...] = ()
+    clean_accuracy_before: float | None = None
+    clean_accuracy_after: float | None = None
+    attack_success_rate_before: float | None = None  # of the inverted trigger
+    attack_success_rate_after: float | None = None
+    judged_on: str = ""  # which images the figures are from
+    judged_images: int = 0
+    files: dict[str, str] = field(default_factory=dict)  # file name -> sha256
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How a [0, 1] image becomes the classifier's input: (x * (high - low) + low - mean) / std, per channel."""
+
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    range: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What was learned about a suspect model and its clean images before any search."""
+
+    num_labels: int
+    label_names: tuple[str, ...]
+    form: str  # "scripted", "traced" or "frozen"
+    output: str  # "logits", "log_probabilities" or "probabilities"
+    input: InputSpec
+    input_source: str  # "given", "bundle" or "inferred"
+    close_conventions: tuple[str, ...]  # preprocessing conventions that fit the clean images about as well
+    clean_accuracy: float | None  # None where the images carry no labels
+    images: int
+    images_per_label: tuple[int, ...]
+    perceptual: str  # the name of the LPIPS network
+    perceptual_sha256: str
+    device: str
+    threads: int
+    versions: dict[str, str] = field(default_factory=dict)
+    reasons: tuple[Reason, ...] = ()
+    caveats: tuple[Caveat, ...] = ()

@@ -1,0 +1,156 @@
+"""The job directory: what an engine is asked to do and what it leaves behind. Written by whoever starts an engine.
+
+    job.json                    the request: ScanJob
+    model.pt, bundle.zip|npz    the inputs, copied here and never changed
+    result/                     preparation.json, start.safetensors, labels/, generators/, examples/,
+                                decision.json, repair.json, repaired.pt, repaired.safetensors
+
+Every file appears whole or not at all: it is written beside its name and renamed. Standard library only.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from app.core.config import ScanConfig
+from app.core.findings import (
+    Caveat,
+    Decision,
+    FamilyFinding,
+    InputSpec,
+    LabelFinding,
+    Preparation,
+    Reason,
+    RepairReport,
+    RepairStatus,
+    Verdict,
+)
+from app.core.intake.declaration import DeclaredInput
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """One scan as asked for: names and hashes of its inputs, the config, and what to do with the verdict."""
+
+    model: dict[str, Any]  # name, bytes, sha256
+    bundle: dict[str, Any]
+    config: ScanConfig
+    input: DeclaredInput  # what the user said about the model's input
+    repair: bool = False
+    repair_label: int | None = None  # search and repair this label only, without a verdict
+    device: str = "auto"
+    threads: int = 1
+    perceptual: str | None = None  # a file of backbone weights; None for the usual order
+
+
+class JobDirectory:
+    """Paths of a job directory, and its records as dataclasses."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.result = root / "result"
+        self.model = root / "model.pt"
+        self.repaired = self.result / "repaired.pt"
+        self.repaired_state = self.result / "repaired.safetensors"
+        self.start = self.result / "start.safetensors"
+
+    @property
+    def bundle(self) -> Path:
+        return next(path for path in sorted(self.root.glob("bundle.*")))
+
+    def generator(self, label: int) -> Path:
+        return self.result / "generators" / f"{label:06d}.safetensors"
+
+    def examples(self, label: int) -> Path:
+        return self.result / "examples" / f"{label:06d}.npz"
+
+    def write_job(self, job: ScanJob) -> None:
+        self._write(self.root / "job.json", asdict(job))
+
+    def read_job(self) -> ScanJob:
+        document = self._read(self.root / "job.json")
+        document["config"] = ScanConfig.from_json(document["config"])
+        document["input"] = DeclaredInput(**_tuples(document["input"]))
+        return ScanJob(**document)
+
+    def write_preparation(self, preparation: Preparation) -> None:
+        self._write(self.result / "preparation.json", asdict(preparation))
+
+    def read_preparation(self) -> Preparation | None:
+        if (document := self._read_result("preparation.json")) is None:
+            return None
+        document["input"] = InputSpec(**_tuples(document["input"]))
+        document["reasons"] = tuple(map(Reason, document["reasons"]))
+        document["caveats"] = tuple(map(Caveat, document["caveats"]))
+        return Preparation(**_tuples(document))
+
+    def write_finding(self, finding: LabelFinding) -> None:
+        self._write(self.result / "labels" / f"{finding.label:06d}.json", asdict(finding))
+
+    def read_findings(self) -> list[LabelFinding]:
+        """The labels searched so far, in label order."""
+        return [_finding(self._read(path)) for path in sorted((self.result / "labels").glob("*.json"))]
+
+    def write_decision(self, decision: Decision) -> None:
+        self._write(self.result / "decision.json", asdict(decision))
+
+    def read_decision(self) -> Decision | None:
+        if (document := self._read_result("decision.json")) is None:
+            return None
+        return Decision(
+            Verdict(document["verdict"]),
+            tuple(map(_finding, document["labels"])),
+            document["model_anomaly_index"],
+            tuple(map(Reason, document["reasons"])),
+            tuple(map(Caveat, document["caveats"])),
+        )
+
+    def write_repair(self, repair: RepairReport) -> None:
+        self._write(self.result / "repair.json", asdict(repair))
+
+    def read_repair(self) -> RepairReport | None:
+        if (document := self._read_result("repair.json")) is None:
+            return None
+        document["status"] = RepairStatus(document["status"])
+        return RepairReport(**_tuples(document))
+
+    def write_timings(self, timings: dict[str, float]) -> None:
+        self._write(self.result / "timings.json", timings)
+
+    def read_timings(self) -> dict[str, float]:
+        return self._read_result("timings.json") or {}
+
+    def _write(self, path: Path, document: Any) -> None:
+        write_whole(path, lambda temporary: temporary.write_text(json.dumps(document, indent=1) + "\n"))
+
+    def _read_result(self, name: str) -> dict[str, Any] | None:
+        path = self.result / name
+        return self._read(path) if path.exists() else None
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(path.read_text())
+        return document
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Have `write` fill a temporary file beside the path, then rename it: no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _finding(document: dict[str, Any]) -> LabelFinding:
+    families = tuple(FamilyFinding(**family) for family in document["families"])
+    return LabelFinding(document["label"], document["name"], families)
+
+
+def _tuples(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}

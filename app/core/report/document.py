@@ -1,0 +1,183 @@
+"""The report as one JSON document, `report.json`: what was found, how it was found, and what was not looked at.
+
+The document is the source of every other form of the report. It repeats findings, it does not judge; the one rule it
+holds is that no verdict stands on a search that was not done: where a reason blocks, or a label was not searched to
+the end, the verdict is inconclusive. It knows no files, no clock and no network.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
+
+from app.core.config import ScanConfig
+from app.core.findings import (
+    Caveat,
+    Decision,
+    FamilyFinding,
+    LabelFinding,
+    Preparation,
+    Reason,
+    RepairReport,
+    Verdict,
+)
+from app.core.report.text import printable
+
+SCHEMA_VERSION = "1.0"
+LISTED_LABELS = 12  # more of them are given as a count and a range
+
+# MITRE ATLAS 5.6, "Manipulate AI Model: Poison AI Model"; CWE, "Embedded Malicious Code".
+BACKDOOR_IDENTIFIERS = ("AML.T0018.000", "CWE-506")
+
+
+def report_document(
+    preparation: Preparation,
+    decision: Decision,
+    repair: RepairReport | None,
+    inputs: Mapping[str, Any],
+    config: ScanConfig,
+    timings: Mapping[str, float],
+) -> dict[str, Any]:
+    """The report of a scan, or of the part of it that was done before time ran out.
+
+    `inputs` names the two files: {"model": {"name", "bytes", "sha256"}, "bundle": {...}}; `timings` are seconds.
+    """
+    findings = {finding.label: finding for finding in decision.labels if finding.families}
+    finished = len(findings) == preparation.num_labels and not any(map(_truncated, findings.values()))
+    reasons = {*preparation.reasons, *decision.reasons}
+    if not finished and not reasons:
+        reasons.add(Reason.SEARCH_TRUNCATED)
+    verdict = Verdict.INCONCLUSIVE if reasons else decision.verdict
+    caveats = {*preparation.caveats, *decision.caveats}
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "finished": finished,
+        "verdict": verdict,
+        "reasons": [reason for reason in Reason if reason in reasons],
+        "caveats": [caveat for caveat in Caveat if caveat in caveats],
+        "identifiers": BACKDOOR_IDENTIFIERS if verdict is Verdict.BACKDOORED else (),
+        "flagged_labels": decision.flagged_labels,
+        "model_anomaly_index": decision.model_anomaly_index,
+        "labels": [_label_row(label, preparation, findings.get(label)) for label in range(preparation.num_labels)],
+        "structure": None,  # the code inside the archive is not inspected yet; the coverage says so
+        "coverage": _coverage(preparation, findings, caveats),
+        "repair": None if repair is None else asdict(repair),
+        "inputs": _inputs(preparation, inputs),
+        "config": config.to_json(),
+        "versions": preparation.versions,
+        "environment": {
+            "device": preparation.device,
+            "threads": preparation.threads,
+            "perceptual": preparation.perceptual,
+            "perceptual_sha256": preparation.perceptual_sha256,
+        },
+        "timings": dict(timings),
+    }
+    plain: dict[str, Any] = _plain(document)
+    return plain
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) that every report document satisfies."""
+    schema: dict[str, Any] = json.loads(files(__package__).joinpath("report.schema.json").read_text("utf-8"))
+    return schema
+
+
+def _truncated(finding: LabelFinding) -> bool:
+    return any(family.truncated for family in finding.families)
+
+
+def _label_row(label: int, preparation: Preparation, finding: LabelFinding | None) -> dict[str, Any]:
+    headline = finding.headline if finding else None
+    return {
+        "label": label,
+        "name": preparation.label_names[label],
+        "family": headline.family if headline else None,
+        "norm": headline.norm if headline else None,
+        "anomaly_index": headline.anomaly_index if headline else None,
+        "p_value": headline.p_value if headline else None,
+        "attack_success_rate": headline.attack_success_rate if headline else None,
+        "flagged": finding.flagged if finding else False,
+        "families": [asdict(family) for family in finding.families] if finding else [],
+    }
+
+
+def _coverage(preparation: Preparation, findings: Mapping[int, LabelFinding], caveats: set[Caveat]) -> dict[str, Any]:
+    families: list[FamilyFinding] = [family for finding in findings.values() for family in finding.families]
+    return {
+        "labels_total": preparation.num_labels,
+        "labels_searched": len(findings),
+        "labels_truncated": sum(map(_truncated, findings.values())),
+        "images": preparation.images,
+        "families": sorted({family.family for family in families}),
+        "not_searched": _not_searched(preparation, findings, caveats),
+    }
+
+
+def _not_searched(preparation: Preparation, findings: Mapping[int, LabelFinding], caveats: set[Caveat]) -> list[str]:
+    """What this scan did not look at, as sentences; most particular to the scan first."""
+    sentences = []
+    unsearched = [label for label in range(preparation.num_labels) if label not in findings]
+    if unsearched:
+        sentences.append(f"Not searched at all: {_labels(unsearched)}; the model has {preparation.num_labels}.")
+    truncated = [label for label in sorted(findings) if _truncated(findings[label])]
+    if truncated:
+        sentences.append(f"Out of time before the search was done: {_labels(truncated)}.")
+    missing = [label for label, images in enumerate(preparation.images_per_label) if images == 0]
+    if missing:
+        sentences.append(f"No trigger was tried on images of {_labels(missing)}: the bundle has none.")
+    if not any(family.family == "static" for finding in findings.values() for family in finding.families):
+        sentences.append(
+            "Static patches were looked for only as far as a trigger generator finds them: a small patch at a fixed "
+            "place can stay invisible to it."
+        )
+    sentences.append("Triggers that work on images of some classes only (source-specific) were not searched for.")
+    sentences.append("Attacks that move every class to another one (all-to-all) were not searched for.")
+    sentences.append(
+        "Triggers made of natural content, such as a certain object in the scene, lie outside the trigger families."
+    )
+    sentences.append(
+        "The code structure of the model was not inspected: backdoors built into the architecture, and control flow "
+        "that depends on the data, can escape this scan."
+    )
+    if Caveat.UNSANDBOXED in caveats:
+        sentences.append("Nothing watched or limited what the model did to this computer while it ran: no sandbox.")
+    return sentences
+
+
+def _labels(labels: list[int]) -> str:
+    """`label 3`, `labels 3, 7` or, where a list would be long, `31 labels (12 to 42)`."""
+    if len(labels) > LISTED_LABELS:
+        return f"{len(labels)} labels ({labels[0]} to {labels[-1]})"
+    return f"label{'s' if len(labels) > 1 else ''} {', '.join(map(str, labels))}"
+
+
+def _inputs(preparation: Preparation, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": inputs["model"],
+        "bundle": inputs["bundle"],
+        "form": preparation.form,
+        "output": preparation.output,
+        "input": asdict(preparation.input),
+        "input_source": preparation.input_source,
+        "close_conventions": preparation.close_conventions,
+        "clean_accuracy": preparation.clean_accuracy,
+        "images": preparation.images,
+        "images_per_label": preparation.images_per_label,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can say it: lists, finite numbers or null, and text without control characters."""
+    match value:
+        case str():
+            return printable(value)
+        case float():
+            return float(value) if math.isfinite(value) else None
+        case Mapping():
+            return {_plain(key): _plain(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_plain(part) for part in value]
+    return value

@@ -1,0 +1,120 @@
+"""The report as one page for people: self-contained, without scripts, without any other host.
+
+The page is made from the document and its pictures alone, so it can be made again from `report.json` at any time. Every
+word that is printed may come from a stranger: it passes `printable` first, then Jinja's escaping; a content security
+policy forbids everything but this page's own style and embedded pictures.
+"""
+
+import base64
+import hashlib
+import re
+import statistics
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
+
+from app.core.findings import Caveat, Reason, Verdict
+from app.core.report.charts import bar_chart
+from app.core.report.explanations import CAVEATS, REASONS, VERDICTS
+from app.core.report.figures import amplification_of
+from app.core.report.text import printable
+
+DASH = "\N{EN DASH}"  # a number that does not exist
+LARGE = 1e6  # an index this high is written with an exponent
+
+INPUT_SOURCES = {
+    "given": "given with the scan",
+    "bundle": "given in the bundle",
+    "inferred": "inferred from the clean images",
+}
+
+
+def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str:
+    """The page of a report document; `strips` holds a picture (PNG, see `figures`) for some labels."""
+    style = _packaged("style.css")
+    rows = document["labels"]
+    flagged = [row["flagged"] for row in rows]
+    norms = [row["norm"] for row in rows]
+    known_norms = [norm for norm in norms if norm is not None]
+    median_norm = statistics.median(known_norms) if known_norms else None
+    indices = [row["anomaly_index"] for row in rows]
+    flagged_rows = sorted((row for row in rows if row["flagged"]), key=lambda row: -(row["anomaly_index"] or 0.0))
+    return _template().render(
+        report=document,
+        style=Markup(style),  # our own file
+        style_sha256=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        verdict=VERDICTS[Verdict(document["verdict"])],
+        reasons=[(reason, REASONS[Reason(reason)]) for reason in document["reasons"]],
+        caveats=[(caveat, CAVEATS[Caveat(caveat)]) for caveat in document["caveats"]],
+        flagged_rows=flagged_rows,
+        rows=flagged_rows + [row for row in rows if not row["flagged"]],
+        most_suspicious=max(rows, key=lambda row: row["anomaly_index"] or 0.0),
+        median_norm=median_norm,
+        index_chart=bar_chart(indices, flagged, document["config"]["anomaly_threshold"]),
+        norm_chart=bar_chart(norms, flagged, median_norm),
+        strips=[_strip(rows[label], strips[label]) for label in sorted(strips, key=lambda n: (not flagged[n], n))],
+        config=list(_settings(document["config"])),
+        input_sources=INPUT_SOURCES,
+    )
+
+
+def _packaged(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_final, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "figure": _figure, "duration": _duration, "prose": _prose}
+    return environment.from_string(_packaged("template.html"))
+
+
+def _final(value: Any) -> Any:
+    """What becomes of every printed value: our own markup stands, all other text is made printable."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _percent(rate: float | None) -> str:
+    return DASH if rate is None else f"{100 * rate:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _figure(value: float | None, digits: int) -> str:
+    if value is None:
+        return DASH
+    smallest: float = 10.0**-digits
+    if digits > 1 and 0 < value < smallest:
+        return f"< {smallest:.{digits}f}"
+    return f"{value:.{digits}f}" if value < LARGE else f"{value:.1e}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
+
+
+def _prose(text: str) -> Markup:
+    """Our own sentences, with `typed words` set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _strip(row: Mapping[str, Any], png: bytes) -> dict[str, Any]:
+    picture = "data:image/png;base64," + base64.b64encode(png).decode()
+    return {"row": row, "picture": Markup(picture), "amplification": amplification_of(png)}
+
+
+def _settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

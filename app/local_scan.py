@@ -1,0 +1,176 @@
+"""A scan on this machine with no server: inputs in, a directory with report, pictures and repaired weights out.
+
+    OUT/report.json  report.html  figures/  repaired.pt  repaired.safetensors
+    OUT/.job/        the engine's job directory, there only until the scan is finished; an interrupted one is resumed
+
+It knows files and the engine's launcher; it runs no torch.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.core.errors import Problem, Refusal
+from app.core.findings import Caveat, Decision, Preparation, RepairReport, RepairStatus, Verdict
+from app.core.intake.archive import check_torchscript_archive
+from app.core.jobs import JobDirectory, ScanJob, write_whole
+from app.core.report.document import report_document
+from app.core.report.figures import png_bytes, trigger_strip
+from app.core.report.html import report_html
+from worker.launch import Event, run_engine
+
+EXIT_CODES = {Verdict.NO_BACKDOOR_FOUND: 0, Verdict.BACKDOORED: 1, Verdict.INCONCLUSIVE: 3}
+REFUSED, OUT_OF_TIME = 4, 5
+MOST_STRIPS = 12
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """A finished, partial or refused scan; `document` is the report, None only for a repair without a scan."""
+
+    exit_code: int
+    document: dict[str, Any] | None
+    repair: RepairReport | None
+
+
+def job_for(model: Path, bundle: Path, **options: Any) -> ScanJob:
+    """The job for two files, with their hashes; raises Refusal for what is no TorchScript archive or no file."""
+    facts = check_torchscript_archive(model)
+    if not bundle.is_file():
+        raise Refusal("bundle_not_found", f"There is no bundle at {bundle}.", "Check the path; see docs/export.md.")
+    with bundle.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ScanJob(
+        model={"name": model.name, "bytes": facts.bytes, "sha256": facts.sha256},
+        bundle={"name": bundle.name, "bytes": bundle.stat().st_size, "sha256": digest},
+        **options,
+    )
+
+
+def run_scan(
+    job: ScanJob,
+    model: Path,
+    bundle: Path,
+    out: Path,
+    on_event: Callable[[Event], None],
+    time_limit: float | None = None,
+) -> LocalResult:
+    """Run a job to its end, or go on with it if `out` holds the same job unfinished.
+
+    Raises Refusal, with nothing left in `out`, and EngineCrashError and KeyboardInterrupt, with a directory to go on with.
+    """
+    existed = out.exists()
+    directory = JobDirectory(out / ".job")
+    try:
+        _place_inputs(directory, job, model, bundle)
+        problems: list[Problem] = []
+
+        def listen(event: Event) -> None:
+            if event["event"] == "refused":
+                problem = event["problem"]
+                problems.append(Problem(**{key: value for key, value in problem.items() if key != "type"}))
+            on_event(event)
+
+        run_engine(directory.root, listen, time_limit)
+        if problems:
+            raise Refusal(problems[0].code, problems[0].detail, problems[0].advice, problems[0].retryable)
+        result = _conclude(directory, job, out)
+    except Refusal as refusal:
+        if not refusal.problem.retryable:
+            shutil.rmtree(directory.root, ignore_errors=True)
+            if not existed:
+                shutil.rmtree(out, ignore_errors=True)
+        raise
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    if result.exit_code != OUT_OF_TIME:
+        shutil.rmtree(directory.root)
+    return result
+
+
+def _place_inputs(directory: JobDirectory, job: ScanJob, model: Path, bundle: Path) -> None:
+    """Copy the inputs and write the job, unless the same job is already there."""
+    if (directory.root / "job.json").exists():
+        if directory.read_job() == job:
+            return
+        raise Refusal(
+            "output_in_use",
+            f"{directory.root.parent} holds an unfinished scan of other inputs or with other options.",
+            "Run that one again to finish it, choose another --out, or delete the directory.",
+        )
+    directory.root.mkdir(parents=True, exist_ok=True)
+    write_whole(directory.model, lambda path: shutil.copyfile(model, path))
+    write_whole(directory.root / f"bundle{bundle.suffix.lower()}", lambda path: shutil.copyfile(bundle, path))
+    directory.write_job(job)
+
+
+def _conclude(directory: JobDirectory, job: ScanJob, out: Path) -> LocalResult:
+    """Write the report, its pictures and the repaired weights into `out`."""
+    preparation, repair = directory.read_preparation(), directory.read_repair()
+    for path in (out / name for name in ("report.json", "report.html", "repaired.pt", "repaired.safetensors")):
+        path.unlink(missing_ok=True)
+    if repair is not None and repair.status is RepairStatus.REPAIRED:
+        for path in (directory.repaired, directory.repaired_state):
+            os.replace(path, out / path.name)
+    if job.repair_label is not None:
+        accepted = repair is not None and repair.status is RepairStatus.REPAIRED
+        return LocalResult(0 if accepted else EXIT_CODES[Verdict.INCONCLUSIVE], None, repair)
+    if preparation is None:
+        return LocalResult(OUT_OF_TIME, None, None)
+    preparation = replace(preparation, caveats=(*preparation.caveats, Caveat.UNSANDBOXED))
+    decision = directory.read_decision() or Decision(Verdict.INCONCLUSIVE, tuple(directory.read_findings()), None)
+    if job.repair and repair is None:
+        repair = RepairReport(RepairStatus.REFUSED, "The time limit ended the scan before the repair was done.")
+    inputs = {"model": job.model, "bundle": job.bundle}
+    document = report_document(preparation, decision, repair, inputs, job.config, directory.read_timings())
+    strips = _draw_strips(directory, document, out / "figures")
+    write_whole(out / "report.html", lambda path: path.write_text(report_html(document, strips), "utf-8"))
+    write_whole(out / "report.json", lambda path: path.write_text(json.dumps(document, indent=1) + "\n", "utf-8"))
+    return LocalResult(_exit_code(document, preparation), document, repair)
+
+
+def _exit_code(document: dict[str, Any], preparation: Preparation) -> int:
+    coverage = document["coverage"]
+    if not preparation.reasons and coverage["labels_searched"] < coverage["labels_total"]:
+        return OUT_OF_TIME
+    return EXIT_CODES[Verdict(document["verdict"])]
+
+
+def _draw_strips(directory: JobDirectory, document: dict[str, Any], folder: Path) -> dict[int, bytes]:
+    """Pictures of the flagged labels' triggers and, for comparison, of the label with the smallest norm that is not."""
+    rows = sorted((row for row in document["labels"] if row["norm"] is not None), key=lambda row: row["norm"])
+    flagged = [row["label"] for row in rows if row["flagged"]][: MOST_STRIPS - 1]
+    others = [row["label"] for row in rows if not row["flagged"]]
+    shutil.rmtree(folder, ignore_errors=True)
+    strips = {}
+    for label in [*flagged, *others[:1]]:
+        with np.load(directory.examples(label), allow_pickle=False) as arrays:
+            png = png_bytes(trigger_strip(arrays["clean"], arrays["generated"]))
+        write_whole(folder / f"label_{label}.png", partial(Path.write_bytes, data=png))
+        strips[label] = png
+    return strips
+
+
+def _unwritable(out: Path, error: OSError) -> Refusal:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refusal(
+            "disk_full",
+            f"The disk is full: {out} could not be written.",
+            "Free some space and run the same command again; it goes on where it stopped.",
+            retryable=True,
+        )
+    return Refusal(
+        "output_not_writable",
+        f"The output directory {out} cannot be written: {error.strerror}.",
+        "Choose another one by --out.",
+        retryable=True,
+    )

@@ -1,0 +1,168 @@
+"""What a person sees on the terminal: a bar per label while a scan runs, then the verdict in words and figures.
+
+Everything goes to stderr. Where that is no terminal, progress is one JSON object a line.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from app.core.errors import Problem
+from app.core.findings import Caveat, Reason, RepairReport, RepairStatus, Verdict
+from app.core.report.explanations import CAVEATS, REASONS, VERDICTS
+from worker.launch import Event
+
+MOST_BARS = 24  # with more labels only the block at work has bars
+STYLES = {Verdict.BACKDOORED: "bold red", Verdict.NO_BACKDOOR_FOUND: "bold green", Verdict.INCONCLUSIVE: "bold yellow"}
+MARKS = {Verdict.BACKDOORED: "▲", Verdict.NO_BACKDOOR_FOUND: "●", Verdict.INCONCLUSIVE: "◆"}
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(words: str) -> None:
+    console.print(escape(words))
+
+
+def show_problem(problem: Problem) -> None:
+    """A refusal: what is wrong, and what to do."""
+    console.print(f"[bold red]✗[/] {escape(problem.detail)}\n  {escape(problem.advice)}")
+
+
+@contextmanager
+def progress_display(title: str) -> Iterator[Callable[[Event], None]]:
+    """A listener for the engine's events that shows them."""
+    if not console.is_terminal:
+        yield lambda event: print(json.dumps(event), file=sys.stderr, flush=True)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=32),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield _Bars(progress, title)
+
+
+class _Bars:
+    """One bar for the whole search, with the time that is left, and one for each label."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self.progress = progress
+        self.whole = progress.add_task(f"[bold]{escape(title)}", total=None, note="")
+        self.labels: dict[int, TaskID] = {}
+        self.done: dict[int, float] = {}
+        self.repair: TaskID | None = None
+
+    def __call__(self, event: Event) -> None:
+        handler: Callable[[Event], None] | None = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def _on_stage(self, event: Event) -> None:
+        self.progress.update(self.whole, note=event["stage"])
+
+    def _on_prepared(self, event: Event) -> None:
+        self.progress.update(self.whole, total=event["labels"])
+        visible = event["labels"] <= MOST_BARS
+        for label, name in enumerate(event["names"]):
+            shown = f"  label {label}" + ("" if name == str(label) else f" {escape(name[:24])}")
+            self.labels[label] = self.progress.add_task(shown, total=1, note="", visible=visible, start=False)
+
+    def _on_step(self, event: Event) -> None:
+        for label in event["labels"]:
+            if event["done"] == 1:
+                self.progress.start_task(self.labels[label])
+            self.done[label] = event["done"] / event["of"]
+            self.progress.update(self.labels[label], completed=self.done[label], visible=True)
+        self.progress.update(self.whole, completed=sum(self.done.values()))
+
+    def _on_label(self, event: Event) -> None:
+        self.done[event["label"]] = 1.0
+        note = f"norm {event['norm']:.4f}  success {event['attack_success_rate']:.0%}"
+        visible = len(self.labels) <= MOST_BARS
+        self.progress.update(self.labels[event["label"]], completed=1, note=note, visible=visible)
+        self.progress.update(self.whole, completed=sum(self.done.values()))
+
+    def _on_epoch(self, event: Event) -> None:
+        if self.repair is None:
+            self.repair = self.progress.add_task("  repair", total=event["of"], note="")
+        self.progress.update(self.repair, completed=event["done"])
+
+
+def show_report(document: dict[str, Any], out: Path) -> None:
+    """The verdict, the labels, the repair, and where the report is."""
+    verdict = Verdict(document["verdict"])
+    explained = VERDICTS[verdict]
+    lines = [f"[{STYLES[verdict]}]{MARKS[verdict]} {escape(explained.title)}[/]", escape(explained.means)]
+    if document["flagged_labels"]:
+        names = [f"{row['label']} ({row['name']})" if row["name"] != str(row["label"]) else row["name"]
+                 for row in document["labels"] if row["flagged"]]  # fmt: skip
+        index = document["model_anomaly_index"]
+        lines.append(f"Suspect label: [bold]{escape(', '.join(names))}[/]   anomaly index [bold]{index:.2f}[/]")
+    lines += [f"[yellow]Because[/] {escape(REASONS[Reason(reason)].means)}" for reason in document["reasons"]]
+    console.print(
+        Panel("\n".join(lines), title=escape(document["inputs"]["model"]["name"]), expand=False, padding=(0, 1))
+    )
+    console.print(_label_table(document))
+    if document["caveats"]:
+        console.print(
+            "[dim]Caveats: " + ", ".join(escape(CAVEATS[Caveat(c)].title) for c in document["caveats"]) + "[/]"
+        )
+    if document["repair"] is not None:
+        _print_repair(document["repair"])
+    console.print(f"Report: [bold]{escape(str(out / 'report.html'))}[/]")
+
+
+def show_repair(repair: RepairReport, out: Path) -> None:
+    """A repair without a scan."""
+    _print_repair(vars(repair))
+    if repair.status is RepairStatus.REPAIRED:
+        console.print(f"Weights: [bold]{escape(str(out / 'repaired.pt'))}[/]")
+
+
+def _label_table(document: dict[str, Any]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("label", "norm", "anomaly index", "attack success", ""):
+        table.add_column(name, justify="left" if name in ("label", "") else "right")
+    shown = sorted(document["labels"], key=lambda row: (row["norm"] is None, row["norm"]))
+    for row in shown[:MOST_BARS]:
+        name = str(row["label"]) if row["name"] == str(row["label"]) else f"{row['label']} {row['name']}"
+        cells = [
+            _number(row["norm"], ".4f"),
+            _number(row["anomaly_index"], ".2f"),
+            _number(row["attack_success_rate"], ".0%"),
+        ]
+        table.add_row(escape(name), *cells, "[bold red]▲ suspect[/]" if row["flagged"] else "")
+    if len(shown) > MOST_BARS:
+        table.add_row(f"and {len(shown) - MOST_BARS} more", "", "", "", "")
+    return table
+
+
+def _print_repair(repair: dict[str, Any]) -> None:
+    console.print(f"[bold]Repair: {escape(str(repair['status']))}.[/] {escape(repair['detail'])}")
+    if repair["clean_accuracy_after"] is None:
+        return
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("", "before", "after"):
+        table.add_column(name, justify="left" if not name else "right")
+    for title, key in (
+        ("clean accuracy", "clean_accuracy"),
+        ("success of the inverted trigger", "attack_success_rate"),
+    ):
+        table.add_row(title, _number(repair[f"{key}_before"], ".1%"), _number(repair[f"{key}_after"], ".1%"))
+    console.print(table)
+
+
+def _number(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)

@@ -1,0 +1,1 @@
+"""Backdoor attacks, re-implemented from their papers. A new attack is one module."""

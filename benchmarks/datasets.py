@@ -1,0 +1,88 @@
+"""The data sets of the benchmarks, each as plain uint8 arrays, through one function.
+
+There are two sources. Whoever has the packed files (a folder `data/` with a `load.py`, named by TRIGGERLENS_DATA or
+found at `../shared/data` beside this repository) reads those; everyone else gets torchvision's readers, which download
+to `runs/datasets`. `digits` comes inside scikit-learn and needs neither. Nothing a user of TriggerLens runs needs this.
+"""
+
+import os
+import runpy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch.nn import functional
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOWNLOADS = REPOSITORY / "runs" / "datasets"
+NAMES = ("digits", "mnist", "cifar10", "gtsrb")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train and test images, uint8 NHWC, with int64 labels."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.y_train.max()) + 1
+
+
+def load_dataset(name: str) -> Dataset:
+    """One data set by name; raises ValueError for a name that is not in NAMES."""
+    if name not in NAMES:
+        raise ValueError(f"unknown data set {name!r}: one of {', '.join(NAMES)}")
+    if name == "digits":
+        return _digits()
+    packed = packed_folder()
+    if packed is not None:
+        arrays = runpy.run_path(str(packed / "load.py"))["load"](name)
+        return Dataset(**{key: arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")})
+    return _torchvision(name)
+
+
+def packed_folder() -> Path | None:
+    """The folder of the packed data sets, or None where there is none."""
+    folder = Path(os.environ.get("TRIGGERLENS_DATA", REPOSITORY.parent / "shared" / "data"))
+    return folder if (folder / "load.py").is_file() else None
+
+
+def _digits(test_images: int = 400, side: int = 32) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits (8x8, 16 greys), upsampled; a fixed shuffle, the last 400 are the test."""
+    digits = load_digits()
+    images = torch.as_tensor(digits.images, dtype=torch.float32)[:, None] / 16
+    images = functional.interpolate(images, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+    x = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = x[order], digits.target[order].astype(np.int64)
+    return Dataset(x[:-test_images], y[:-test_images], x[-test_images:], y[-test_images:])
+
+
+def _torchvision(name: str) -> Dataset:
+    from torchvision import datasets
+
+    def arrays(split: datasets.VisionDataset) -> tuple[np.ndarray, np.ndarray]:
+        pairs = [
+            (np.asarray(image.resize((32, 32))) if name == "gtsrb" else np.asarray(image), label)
+            for image, label in split
+        ]
+        x = np.stack([image for image, _ in pairs])
+        return x[..., None] if x.ndim == 3 else x, np.array([label for _, label in pairs], np.int64)
+
+    if name == "gtsrb":
+        train, test = (datasets.GTSRB(DOWNLOADS, split=split, download=True) for split in ("train", "test"))
+    else:
+        reader = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
+        train, test = (reader(DOWNLOADS, train=train, download=True) for train in (True, False))
+    return Dataset(*arrays(train), *arrays(test))
+
+
+def as_tensors(images: np.ndarray) -> torch.Tensor:
+    """uint8 NHWC images as float32 NCHW in [0, 1]."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float().div(255).contiguous()

@@ -1,0 +1,1 @@
+"""Networks to be attacked, and the scripts that train them."""

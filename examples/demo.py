@@ -1,0 +1,79 @@
+"""The tour: a poisoned and a clean network are scanned, the poisoned one is repaired, and the repair is put to the test.
+
+`make demo` runs this. The scans know nothing but the two files that a user would have; only at the end the demo uses
+what an attacker knows, the true WaNet trigger, and test images that no scan has seen.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.attacks.wanet import WaNet  # noqa: E402
+from benchmarks.datasets import as_tensors  # noqa: E402
+from benchmarks.victims.train import accuracy  # noqa: E402
+
+EXAMPLES = Path(__file__).resolve().parent
+OUT = REPOSITORY / "demo-output"
+BACKDOORED, NOTHING_FOUND = 1, 0
+console = Console(stderr=True, highlight=False)
+
+
+def scan(model: str, *options: str) -> int:
+    """The command line a user would type, with its exit code."""
+    command = [
+        "triggerlens",
+        "scan",
+        f"examples/{model}.pt",
+        "examples/digits_bundle.npz",
+        "--out",
+        f"demo-output/{model}",
+    ]
+    console.rule(f"[bold]{' '.join(command + list(options))}")
+    program = Path(sys.executable).parent / command[0]
+    return subprocess.run([program, *command[1:], *options], cwd=REPOSITORY, check=False).returncode
+
+
+def measure(model: Path) -> tuple[float, float]:
+    """Accuracy on the test images, and success of the true trigger on those of other labels."""
+    net = torch.jit.load(str(model)).eval()
+    with np.load(EXAMPLES / "digits_test.npz") as test:
+        images, labels = as_tensors(test["images"]), torch.as_tensor(test["labels"])
+    with np.load(EXAMPLES / "digits_wanet_trigger.npz") as trigger:
+        attack = WaNet(torch.as_tensor(trigger["field"]), int(trigger["target"]), float(trigger["strength"]))
+    others = images[labels != attack.target]
+    return accuracy(net, images, labels), accuracy(net, attack.apply(others), torch.full((len(others),), attack.target))
+
+
+def main() -> int:
+    started = time.monotonic()
+    poisoned = scan("digits_wanet", "--repair")
+    clean = scan("digits_clean")
+    console.rule("[bold]What only the attacker could check: the true trigger, on 400 unseen digits")
+    table = Table(box=None, header_style="dim", padding=(0, 3, 0, 0))
+    for name in ("", "before", "after repair"):
+        table.add_column(name, justify="left" if not name else "right")
+    before = measure(EXAMPLES / "digits_wanet.pt")
+    repaired = OUT / "digits_wanet" / "repaired.pt"
+    after = measure(repaired) if repaired.exists() else (float("nan"), float("nan"))
+    table.add_row("clean accuracy", f"{before[0]:.1%}", f"{after[0]:.1%}")
+    table.add_row("success of the true WaNet trigger", f"{before[1]:.1%}", f"{after[1]:.1%}")
+    console.print(table)
+    console.print("\nReports: demo-output/digits_wanet/report.html and demo-output/digits_clean/report.html")
+    console.print(f"[dim]{time.monotonic() - started:.0f} s[/]")
+    expected = (poisoned, clean) == (BACKDOORED, NOTHING_FOUND) and repaired.exists()
+    if not expected:
+        console.print("[bold red]This is not how the demo should end.[/]")
+    return 0 if expected else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,553 @@
+"""Bundles: what is read, and that whatever is wrong ends in a refusal with advice, quickly and in little memory."""
+
+import io
+import json
+import stat
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from app.core.errors import Refusal
+from app.core.intake.bundle import check_labels, read_bundle, stack_images
+from app.core.intake.declaration import DeclaredInput
+from app.core.intake.guards import BundleLimits, printable
+from app.core.intake.labelling import LabelSource, class_indices
+
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
+COLOUR = np.stack([GREY, GREY + 64, GREY + 128], axis=2)
+
+
+def picture(pixels: np.ndarray = COLOUR, form: str = "PNG", **options: object) -> bytes:
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, form, **options)
+    return target.getvalue()
+
+
+def zipped(path: Path, members: dict[str, bytes | str]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def arrays(path: Path, **members: np.ndarray) -> Path:
+    with path.open("wb") as target:
+        np.savez_compressed(target, **members)
+    return path
+
+
+def png_header(width: int, height: int, body: bytes = b"") -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def npy_header(shape: str, descr: str = "|u1") -> bytes:
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+TWO_CLASSES = {"0/a.png": picture(GREY), "1/b.png": picture(GREY)}
+
+
+# What is read
+
+
+def test_integer_folder_names_are_class_indices_and_never_sort(tmp_path: Path) -> None:
+    members = {f"{label}/x.png": picture(np.full((4, 4), label, np.uint8)) for label in (0, 1, 10, 2)}
+    bundle = read_bundle(zipped(tmp_path / "b.zip", members))
+    assert isinstance(bundle.images, np.ndarray)
+    assert bundle.images.shape == (4, 4, 4, 1)
+    assert bundle.labels is not None
+    assert bundle.images[:, 0, 0, 0].tolist() == bundle.labels.tolist()
+    assert sorted(bundle.labels.tolist()) == [0, 1, 2, 10]
+    assert bundle.label_source is LabelSource.INDICES
+
+
+def test_named_folders_are_looked_up_in_bundle_json(tmp_path: Path) -> None:
+    declared = {"classes": {"zebra": 0, "ant": 3, "unseen": 5}, "input": {"height": 8, "mean": [0.5], "range": [-1, 1]}}
+    members = {"zebra/1.png": picture(), "ant/1.png": picture(), "bundle.json": json.dumps(declared)}
+    bundle = read_bundle(zipped(tmp_path / "b.zip", members))
+    assert bundle.labels is not None
+    assert bundle.labels.tolist() == [3, 0]
+    assert bundle.class_names == ("zebra", "", "", "ant", "", "unseen")
+    assert bundle.declared == DeclaredInput(height=8, mean=(0.5,), range=(-1.0, 1.0))
+    assert bundle.label_source is LabelSource.DECLARED
+
+
+def test_what_bundle_json_declares_wins_over_a_number_as_a_name(tmp_path: Path) -> None:
+    classes = {"classes": {"0": 0, "1": 1, "10": 2, "2": 3}}  # as ImageFolder numbered them in training
+    members = {f"{name}/x.png": picture() for name in ("0", "1", "10", "2")}
+    bundle = read_bundle(zipped(tmp_path / "b.zip", members | {"bundle.json": json.dumps(classes)}))
+    assert bundle.class_indices == {"0": 0, "1": 1, "10": 2, "2": 3}
+
+
+def test_names_without_bundle_json_are_taken_in_imagefolder_order_with_empty_folders(tmp_path: Path) -> None:
+    members = {"cat/1.png": picture(), "dog/": b"", "eel/1.png": picture()}
+    bundle = read_bundle(zipped(tmp_path / "b.zip", members))
+    assert bundle.class_indices == {"cat": 0, "dog": 1, "eel": 2}
+    assert bundle.class_names == ("cat", "dog", "eel")
+    assert bundle.label_source is LabelSource.SORTED
+
+
+def test_a_wrapper_folder_and_desktop_leftovers_are_looked_through(tmp_path: Path) -> None:
+    junk = {"__MACOSX/data/0/._a.png": b"junk", "data/.DS_Store": b"junk", "data/0/Thumbs.db": b"junk", "data/0/": b""}
+    members = {f"data/{name}": content for name, content in TWO_CLASSES.items()}
+    bundle = read_bundle(zipped(tmp_path / "b.zip", {"data/": b"", **members, **junk, "data/README.txt": "hello"}))
+    assert bundle.class_indices == {"0": 0, "1": 1}
+    assert len(bundle) == 2
+
+
+def test_labels_csv_names_every_image(tmp_path: Path) -> None:
+    members = {
+        "labels.csv": "\ufefffile,label,note\r\nimages/b.png,7,x\r\n./images/a.png, 10 ,y\r\n",
+        "images/a.png": picture(GREY),
+        "images/b.png": picture(GREY),
+    }
+    bundle = read_bundle(zipped(tmp_path / "b.zip", members))
+    assert bundle.labels is not None
+    assert bundle.labels.tolist() == [10, 7]
+    wrapped = read_bundle(zipped(tmp_path / "w.zip", {f"data/{name}": content for name, content in members.items()}))
+    assert wrapped.labels is not None
+    assert wrapped.labels.tolist() == [10, 7]
+
+
+def test_images_at_the_top_are_unlabelled(tmp_path: Path) -> None:
+    bundle = read_bundle(zipped(tmp_path / "b.zip", {"a.png": picture(), "b.png": picture()}))
+    assert bundle.labels is None
+    assert bundle.label_source is LabelSource.NONE
+    check_labels(bundle, 1)
+
+
+def test_npz_holds_colour_or_grey_images_with_or_without_labels(tmp_path: Path) -> None:
+    images = np.stack([COLOUR, COLOUR[::-1]])
+    coloured = read_bundle(arrays(tmp_path / "c.npz", images=np.asfortranarray(images), labels=np.array([[3], [1]])))
+    assert isinstance(coloured.images, np.ndarray)
+    assert (coloured.images == images).all()
+    assert coloured.labels is not None
+    assert coloured.labels.dtype == np.int64
+    assert coloured.labels.tolist() == [3, 1]
+    path = arrays(tmp_path / "g.npz", images=images[..., 0])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("bundle.json", '{"input": {"channels": 1}, "classes": {"cat": 1}}')
+    grey = read_bundle(path)
+    assert (grey.size, grey.channels, grey.labels) == ((8, 8), 1, None)
+    assert grey.declared == DeclaredInput(channels=1)
+    assert grey.class_names == ("", "cat")
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "PPM", "JPEG"])
+def test_every_allowed_format_is_read_whatever_the_file_is_called(tmp_path: Path, form: str) -> None:
+    options = {"lossless": True} if form == "WEBP" else {}
+    members = {"0/a.bin": picture(COLOUR, form, **options), "1/b.bin": picture(COLOUR, form, **options)}
+    bundle = read_bundle(zipped(tmp_path / "b.zip", members))
+    difference = np.abs(bundle.images[0].astype(int) - COLOUR)
+    assert difference.max() <= (40 if form == "JPEG" else 0)
+
+
+def test_every_pixel_mode_becomes_grey_or_rgb(tmp_path: Path) -> None:
+    sixteen = (GREY.astype(np.uint16) << 8) + 255
+    transparent = np.dstack([COLOUR, np.zeros_like(GREY)])
+    palette = io.BytesIO()
+    Image.fromarray(COLOUR).quantize(64).save(palette, "PNG")
+    grey = {"0/a.png": picture(GREY), "1/b.png": picture(sixteen), "1/c.png": picture(GREY > 30)}
+    bundle = read_bundle(zipped(tmp_path / "g.zip", grey))
+    assert bundle.channels == 1
+    assert (bundle.images[1][..., 0] == GREY).all()
+    assert set(np.unique(bundle.images[2])) == {0, 255}
+    mixed = {**grey, "2/d.png": picture(transparent), "2/e.png": palette.getvalue()}
+    bundle = read_bundle(zipped(tmp_path / "m.zip", mixed))
+    assert bundle.channels == 3
+    assert (bundle.images[0] == GREY[..., None]).all()
+    assert (bundle.images[3] == COLOUR).all()
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    members = {"0/a.png": picture(COLOUR, "PNG", exif=exif), "1/b.png": picture()}
+    bundle = read_bundle(zipped(tmp_path / "b.zip", members))
+    assert (bundle.images[0] == np.rot90(COLOUR, -1)).all()
+
+
+def test_images_of_different_size_stay_a_list_until_a_size_is_given(tmp_path: Path) -> None:
+    members = {"0/a.png": picture(COLOUR), "1/b.png": picture(np.full((5, 9, 3), 7, np.uint8))}
+    bundle = read_bundle(zipped(tmp_path / "b.zip", members))
+    assert bundle.size is None
+    with pytest.raises(Refusal) as caught:
+        stack_images(bundle)
+    assert caught.value.problem.code == "image_size"
+    assert "--size H,W" in caught.value.problem.advice
+    stacked = stack_images(bundle, 8, 8)
+    assert stacked.shape == (2, 8, 8, 3)
+    assert (stacked[0] == COLOUR).all()
+    assert (stacked[1] == 7).all()
+    with pytest.raises(Refusal, match="more memory"):
+        stack_images(bundle, 9, 9, BundleLimits(decoded_bytes=400))
+
+
+def test_images_of_one_size_are_stacked_and_only_resized_when_asked(tmp_path: Path) -> None:
+    bundle = read_bundle(zipped(tmp_path / "b.zip", TWO_CLASSES))
+    assert stack_images(bundle) is bundle.images
+    assert stack_images(bundle, 8, 8) is bundle.images
+    assert stack_images(bundle, 4, 6).shape == (2, 4, 6, 1)
+
+
+def test_a_label_beyond_the_models_outputs_is_refused_with_its_name(tmp_path: Path) -> None:
+    bundle = read_bundle(zipped(tmp_path / "b.zip", {"cat/a.png": picture(), "dog/a.png": picture()}))
+    check_labels(bundle, 2)
+    with pytest.raises(
+        Refusal, match=r"label 1 \(`dog`\), but the model has only the labels 0 to 0.*bundle\.json"
+    ) as caught:
+        check_labels(bundle, 1)
+    assert caught.value.problem.code == "label_out_of_range"
+    counted_from_one = read_bundle(arrays(tmp_path / "b.npz", images=np.stack([GREY] * 2), labels=np.array([1, 2])))
+    with pytest.raises(Refusal, match="count from 1"):
+        check_labels(counted_from_one, 2)
+
+
+# Laws
+
+
+@given(st.dictionaries(st.integers(0, 9999), st.integers(0, 3), min_size=1))
+def test_an_integer_folder_name_means_its_value_however_it_is_padded(padding: dict[int, int]) -> None:
+    names = {"0" * zeros + str(value): value for value, zeros in padding.items()}
+    assert class_indices(names, {}) == (names, LabelSource.INDICES)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.integers(0, 999), min_size=1))
+def test_declared_classes_are_always_obeyed(declared: dict[str, int]) -> None:
+    assert class_indices(declared, declared) == (declared, LabelSource.DECLARED)
+
+
+@given(st.text())
+def test_a_printed_name_has_no_control_characters_and_is_short(name: str) -> None:
+    shown = printable(name)
+    assert len(shown) <= 80
+    assert shown.isprintable() or all(char.isprintable() or char.isspace() for char in shown)
+
+
+@given(st.binary(max_size=400))
+def test_random_bytes_after_a_zip_signature_are_refused_not_raised(
+    tmp_path_factory: pytest.TempPathFactory, tail: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "random.zip"
+    path.write_bytes(b"PK\3\4" + tail)
+    with pytest.raises(Refusal):
+        read_bundle(path)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_bundle_with_one_changed_byte_is_read_or_refused_but_never_crashes(
+    tmp_path_factory: pytest.TempPathFactory, place: int, change: int
+) -> None:
+    path = zipped(tmp_path_factory.getbasetemp() / "mutated.zip", {**TWO_CLASSES, "bundle.json": '{"classes": {}}'})
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= change
+    path.write_bytes(content)
+    with suppress(Refusal):
+        read_bundle(path)
+
+
+# What is refused
+
+
+def _zip(**changes: bytes | str) -> Callable[[Path], Path]:
+    """A good bundle with members added; a name's `__` stands for `/` and its `_DOT_` for `.`."""
+    named = {name.replace("__", "/").replace("_DOT_", "."): content for name, content in changes.items()}
+    return lambda folder: zipped(folder / "b.zip", {**TWO_CLASSES, **named})
+
+
+def _only(members: dict[str, bytes | str]) -> Callable[[Path], Path]:
+    return lambda folder: zipped(folder / "b.zip", members)
+
+
+def _npz(**members: np.ndarray) -> Callable[[Path], Path]:
+    return lambda folder: arrays(folder / "b.npz", **members)
+
+
+def _raw(content: bytes) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / "b.zip").write_bytes(content)
+        return folder / "b.zip"
+
+    return write
+
+
+def _member(change: Callable[[zipfile.ZipInfo], object]) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        path = folder / "b.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            info = zipfile.ZipInfo("0/a.png")
+            change(info)
+            archive.writestr(info, picture())
+        return path
+
+    return write
+
+
+def _encrypted(folder: Path) -> Path:
+    path = zipped(folder / "b.zip", TWO_CLASSES)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+    return path
+
+
+def _duplicated(folder: Path) -> Path:
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(folder / "b.zip", "w") as archive:
+        archive.writestr("0/a.png", picture())
+        archive.writestr("0/a.png", picture())
+    return folder / "b.zip"
+
+
+def _truncated(folder: Path) -> Path:
+    path = zipped(folder / "b.zip", TWO_CLASSES)
+    path.write_bytes(path.read_bytes()[:-30])
+    return path
+
+
+def _lzma(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "b.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("0/a.png", picture())
+    return folder / "b.zip"
+
+
+def _animated() -> bytes:
+    target = io.BytesIO()
+    frames = [Image.fromarray(COLOUR), Image.fromarray(COLOUR[::-1])]
+    frames[0].save(target, "PNG", save_all=True, append_images=frames[1:])
+    return target.getvalue()
+
+
+IMAGES = np.stack([COLOUR, COLOUR])
+TABLE = {"a.png": picture(), "b.png": picture()}
+SYMLINK = (stat.S_IFLNK | 0o777) << 16
+
+BAD_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
+    "missing": (lambda folder: folder / "none.zip", "bundle_not_found", "no file"),
+    "folder": (lambda folder: folder, "bundle_not_a_file", "not a file.*zip"),
+    "empty file": (_raw(b""), "bundle_empty", "no images"),
+    "empty zip": (_only({}), "bundle_empty", "no images"),
+    "no pictures": (_only({"README.md": "hi", "0/": ""}), "bundle_empty", "no images"),
+    "tar": (_raw(b"\x1f\x8b" + bytes(50)), "bundle_format", "neither a .zip nor an .npz"),
+    "truncated": (_truncated, "bundle_truncated", "fetch the file again"),
+    "traversal": (_member(lambda info: setattr(info, "filename", "../a.png")), "unsafe_member", "leads out"),
+    "windows traversal": (_member(lambda info: setattr(info, "filename", "a\\..\\b")), "unsafe_member", "leads out"),
+    "absolute": (_member(lambda info: setattr(info, "filename", "/etc/a.png")), "unsafe_member", "leads out"),
+    "drive": (_member(lambda info: setattr(info, "filename", "C:/a.png")), "unsafe_member", "leads out"),
+    "symlink": (_member(lambda info: setattr(info, "external_attr", SYMLINK)), "unsafe_member", "link"),
+    "encrypted": (_encrypted, "unsafe_member", "encrypted.*password"),
+    "duplicate": (_duplicated, "unsafe_member", "twice"),
+    "lzma": (_lzma, "unsafe_member", "deflate"),
+    "one class": (_only({"3/a.png": picture(), "3/b.png": picture()}), "single_class", "label 3"),
+    "one class, npz": (_npz(images=IMAGES, labels=np.array([4, 4])), "single_class", "label 4"),
+    "negative folder": (_zip(**{"-1/x.png": picture()}), "negative_label", "-1.*count from 0"),
+    "huge label": (_zip(**{"99999999999/x.png": picture()}), "label_out_of_range", "larger than 999,999"),
+    "number and name": (_zip(cat__x=picture()), "class_unmapped", "`cat` has no index.*bundle.json"),
+    "undeclared name": (
+        _only({"cat/a": picture(), "dog/a": picture(), "bundle.json": '{"classes": {"cat": 0}}'}),
+        "class_unmapped",
+        "`dog` has no index",
+    ),
+    "same number twice": (_zip(**{"01/x.png": picture()}), "class_unmapped", "`01` and `1` both mean index 1"),
+    "image beside folders": (_zip(x_DOT_png=picture()), "mixed_layout", "x.png.*top of the bundle"),
+    "folder in folder": (_only({"train/0/a": picture(), "val/1/b": picture()}), "nested_folders", "train/0/a"),
+    "unknown file": (
+        _only({**TABLE, "labels.csv": "file,label\na.png,0\nb.png,1\nc.png,1\n"}),
+        "labels_csv_unknown_file",
+        "`c.png`",
+    ),
+    "image without label": (
+        _only({**TABLE, "labels.csv": "file,label\na.png,0\n"}),
+        "labels_mismatch",
+        "1 of 2.*b.png",
+    ),
+    "missing columns": (
+        _only({**TABLE, "labels.csv": "name;label\na;1\n"}),
+        "labels_csv",
+        "columns `file` and `label`",
+    ),
+    "no table": (_only({**TABLE, "labels.csv": ""}), "labels_csv", "found: nothing"),
+    "floating labels": (_only({**TABLE, "labels.csv": "file,label\na.png,1.0\n"}), "labels_csv", "`1.0`.*astype"),
+    "nan label": (_only({**TABLE, "labels.csv": "file,label\na.png,NaN\n"}), "labels_csv", "Line 2.*`NaN`"),
+    "empty label": (_only({**TABLE, "labels.csv": "file,label\na.png,\n"}), "labels_csv", "no label"),
+    "listed twice": (_only({**TABLE, "labels.csv": "file,label\na.png,1\na.png,2\n"}), "labels_csv", "second time"),
+    "latin table": (_only({**TABLE, "labels.csv": b"file,label\n\xe4.png,1\n"}), "labels_csv", "UTF-8"),
+    "misnamed table": (_only({**TABLE, "label.csv": "file,label\n"}), "labels_csv", "`label.csv` but no `labels.csv`"),
+    "negative in table": (
+        _only({**TABLE, "labels.csv": "file,label\na.png,-1\nb.png,0\n"}),
+        "negative_label",
+        "`-1` is negative",
+    ),
+    "corrupt image": (_zip(**{"0/bad.png": picture()[:50]}), "image_corrupt", "0/bad.png"),
+    "empty image": (_zip(**{"0/bad.png": b""}), "image_corrupt", "0/bad.png.*empty"),
+    "text as image": (_zip(**{"0/bad.png": b"hello"}), "image_unsupported", "0/bad.png.*no picture we know"),
+    "gif": (_zip(**{"0/x.png": picture(GREY, "GIF")}), "image_unsupported", "GIF.*Convert it to PNG"),
+    "tiff": (_zip(**{"0/x.png": picture(GREY, "TIFF")}), "image_unsupported", "TIFF"),
+    "animated": (_zip(**{"0/x.png": _animated()}), "image_animated", "0/x.png.*frame"),
+    "control characters": (_zip(**{"0/\x1b[2J\u202ebad\n.png": b"x"}), "image_unsupported", r"`0/\[2Jbad\.png`"),
+    "not json": (_zip(bundle_DOT_json="{"), "bundle_json", "no JSON"),
+    "deep json": (_zip(bundle_DOT_json="[" * 100_000), "bundle_json", "no JSON"),
+    "json list": (_zip(bundle_DOT_json="[]"), "bundle_json", "must be an object"),
+    "misspelt entry": (_zip(bundle_DOT_json='{"input": {"hieght": 3}}'), "bundle_json", "`hieght`.*height, width"),
+    "bad height": (_zip(bundle_DOT_json='{"input": {"height": 1e9}}'), "bundle_json", "`height` as a whole number"),
+    "bad channels": (_zip(bundle_DOT_json='{"input": {"channels": 2}}'), "bundle_json", "1 or 3"),
+    "bad mean": (_zip(bundle_DOT_json='{"input": {"mean": [1, NaN, 1]}}'), "bundle_json", "finite numbers for `mean`"),
+    "bad std": (_zip(bundle_DOT_json='{"input": {"std": [0]}}'), "bundle_json", "`std` above zero"),
+    "bad range": (_zip(bundle_DOT_json='{"input": {"range": [1, 0]}}'), "bundle_json", "the smaller first"),
+    "percent": (_zip(bundle_DOT_json='{"input": {"expected_accuracy": 93}}'), "bundle_json", "fraction"),
+    "bad index": (_zip(bundle_DOT_json='{"classes": {"cat": -1}}'), "bundle_json", "class `cat` an index from 0"),
+    "no images array": (_npz(x_test=IMAGES), "images_missing", "found: x_test.*savez"),
+    "float images": (_npz(images=IMAGES / 255), "images_dtype", r"float64.*images \* 255"),
+    "int images": (_npz(images=IMAGES.astype(int)), "images_dtype", "int64.*astype"),
+    "channels first": (_npz(images=IMAGES.transpose(0, 3, 1, 2)), "images_shape", "channels last.*transpose"),
+    "four channels": (_npz(images=np.zeros((2, 8, 8, 4), np.uint8)), "images_shape", "transparency"),
+    "flat images": (_npz(images=np.zeros((2, 64), np.uint8)), "images_shape", r"\(2, 64\)"),
+    "no rows": (_npz(images=IMAGES[:0]), "bundle_empty", "no images"),
+    "object images": (_npz(images=np.array([GREY, None], dtype=object)), "object_array", "run code.*np.stack"),
+    "object labels": (_npz(images=IMAGES, labels=np.array([1, None])), "object_array", "`labels`"),
+    "float labels": (_npz(images=IMAGES, labels=np.array([1.0, np.nan])), "labels_dtype", "float64, not whole"),
+    "text labels": (_npz(images=IMAGES, labels=np.array(["a", "b"])), "labels_dtype", "not whole numbers"),
+    "one-hot labels": (_npz(images=IMAGES, labels=np.eye(2, dtype=int)), "labels_mismatch", "argmax"),
+    "three labels": (_npz(images=IMAGES, labels=np.arange(3)), "labels_mismatch", r"2 images.*\(3,\)"),
+    "negative npz label": (_npz(images=IMAGES, labels=np.array([-1, 0])), "negative_label", "`-1`"),
+    "unsigned overflow": (
+        _npz(images=IMAGES, labels=np.array([0, 2**64 - 1], np.uint64)),
+        "label_out_of_range",
+        "larger than 999,999",
+    ),
+    "no array": (_only({"images.npy": b"hello"}), "bundle_unreadable", "not a NumPy array"),
+    "short array": (_only({"images.npy": npy_header("(2, 8, 8)") + bytes(9)}), "bundle_unreadable", "fewer bytes"),
+    "long array": (_only({"images.npy": npy_header("(2, 8, 8)") + bytes(129)}), "bundle_unreadable", "more bytes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BUNDLES)
+def test_a_bad_bundle_is_refused_with_its_code_and_advice(tmp_path: Path, case: str) -> None:
+    make, code, words = BAD_BUNDLES[case]
+    with pytest.raises(Refusal, match=f"(?is){words}") as caught:
+        read_bundle(make(tmp_path))
+    problem = caught.value.problem
+    assert problem.code == code
+    assert problem.detail.endswith(".")
+    assert problem.advice
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        (BundleLimits(file_bytes=100), "bundle_too_large"),
+        (BundleLimits(images=1), "bundle_too_large"),
+        (BundleLimits(unpacked_bytes=100), "bundle_too_large"),
+        (BundleLimits(decoded_bytes=100), "bundle_too_large"),
+        (BundleLimits(pixels_per_image=63), "image_too_large"),
+    ],
+)
+def test_every_limit_is_kept(tmp_path: Path, limits: BundleLimits, code: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        read_bundle(zipped(tmp_path / "b.zip", TWO_CLASSES), limits)
+    assert caught.value.problem.code == code
+
+
+def _flood(head: bytes) -> Callable[[Path, str], None]:
+    """A member that goes on for 3 GB after its head, in a file of 3 MB."""
+
+    def write(path: Path, name: str) -> None:
+        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        start, block = (packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH) for part in (head, bytes(1 << 20)))
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, start + 3072 * block)
+            archive.writestr("1/b.png", picture())
+        content = bytearray(path.read_bytes())
+        entry = content.index(b"PK\1\2")
+        struct.pack_into("<H", content, entry + 10, zipfile.ZIP_DEFLATED)
+        struct.pack_into("<I", content, entry + 24, len(head) + 3072 * (1 << 20))
+        path.write_bytes(content)
+
+    return write
+
+
+def _declared_directory(path: Path, _: str) -> None:
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 65535, 65535, 1 << 29, 4, 0)
+    with path.open("wb") as target:
+        target.write(b"PK\3\4")
+        target.truncate(1 << 29)  # sparse: a directory of half a gigabyte that costs no disk
+        target.seek(0, io.SEEK_END)
+        target.write(end)
+
+
+BOMBS: dict[str, tuple[str, Callable[[Path, str], None], str]] = {
+    "huge png": ("0/a.png", lambda path, name: _write(path, name, png_header(60_000, 60_000)), "image_too_large"),
+    "png of 2 GB": ("0/a.png", lambda path, name: _write(path, name, png_header(2**31 - 1, 1)), "image_too_large"),
+    "flood of zeros": ("0/a.png", _flood(b""), "image_unsupported"),
+    "flood after a header": ("0/a.png", _flood(png_header(9, 9)[:-12]), "image_corrupt"),
+    "flood of json": ("bundle.json", _flood(b""), "bundle_too_large"),
+    "flood of table": ("labels.csv", _flood(b""), "bundle_too_large"),
+    "npz lie": (
+        "images.npy",
+        lambda path, name: _write(path, name, npy_header("(90000, 200, 200)") + bytes(99)),
+        "bundle_unreadable",
+    ),
+    "npz absurd": (
+        "images.npy",
+        lambda path, name: _write(path, name, npy_header("(9, 99999999999999999999, 3)") + bytes(99)),
+        "bundle_too_large",
+    ),
+    "npz header flood": ("images.npy", _flood(b"\x93NUMPY\2\0\xff\xff\xff\xff"), "bundle_unreadable"),
+    "zip directory": ("", _declared_directory, "bundle_truncated"),
+}
+
+IN_A_SMALL_ROOM = """
+import resource, sys, time
+from pathlib import Path
+from app.core.errors import Refusal
+from app.core.intake.bundle import read_bundle
+assert "torch" not in sys.modules
+resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20))
+for case in sys.argv[1:]:
+    started = time.monotonic()
+    try:
+        read_bundle(Path(case))
+        code = "accepted"
+    except Refusal as refusal:
+        code = refusal.problem.code
+    print(code, time.monotonic() - started)
+"""
+
+
+def _write(path: Path, name: str, content: bytes) -> None:
+    zipped(path, {name: content, "1/b.png": picture()})
+
+
+def test_bombs_are_refused_in_two_seconds_and_600_megabytes_without_torch(tmp_path: Path) -> None:
+    paths = []
+    for place, (name, write, _) in enumerate(BOMBS.values()):
+        paths.append(tmp_path / f"{place}.zip")
+        write(paths[-1], name)
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_SMALL_ROOM, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        env={"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [line.split() for line in done.stdout.splitlines()]
+    assert [code for code, _ in answers] == [code for _, _, code in BOMBS.values()]
+    assert max(float(seconds) for _, seconds in answers) < 2

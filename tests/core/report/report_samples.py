@@ -1,0 +1,138 @@
+"""Findings to report on: a handful written by hand, and the many that hypothesis draws."""
+
+import statistics
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from app.core.config import PRESETS
+from app.core.findings import (
+    Caveat,
+    Decision,
+    FamilyFinding,
+    InputSpec,
+    LabelFinding,
+    Preparation,
+    Reason,
+    RepairReport,
+    RepairStatus,
+    Verdict,
+)
+from app.core.report.document import report_document
+from app.core.report.figures import png_bytes, trigger_strip
+
+CONFIG = PRESETS["paper"]
+INPUTS = {
+    "model": {"name": "resnet18.pt", "bytes": 44_731_204, "sha256": "3f" * 32},
+    "bundle": {"name": "clean.zip", "bytes": 1_204_551, "sha256": "b0" * 32},
+}
+TIMINGS = {"prepare_seconds": 41.2, "invert_seconds": 388.4}
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLEAN_NORMS = (0.0612, 0.0705, 0.0553, 0.0488, 0.0585, 0.0521, 0.0637, 0.0598, 0.0721, 0.0669)
+TARGET_NORMS = (*CLEAN_NORMS[:7], 0.0050, *CLEAN_NORMS[8:])
+REPAIR = RepairReport(
+    RepairStatus.REPAIRED, "10 epochs.", (7,), 0.934, 0.928, 0.995, 0.012, "accept images", 200, {"a.pt": "9c" * 32}
+)
+PREPARATION = Preparation(
+    num_labels=10,
+    label_names=NAMES,
+    form="traced",
+    output="logits",
+    input=InputSpec(32, 32, 3, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+    input_source="inferred",
+    close_conventions=("cifar10", "imagenet"),
+    clean_accuracy=0.934,
+    images=500,
+    images_per_label=(50,) * 10,
+    perceptual="packaged",
+    perceptual_sha256="77" * 32,
+    device="cpu",
+    threads=2,
+    versions={"triggerlens": "0.1.0", "numpy": "2.4.6"},
+    caveats=(Caveat.UNSANDBOXED,),
+)
+
+
+def label_findings(norms: tuple[float, ...], names: tuple[str, ...] = NAMES) -> tuple[LabelFinding, ...]:
+    median = statistics.median(norms)
+    spread = 1.4826 * statistics.median(abs(norm - median) for norm in norms)
+    indices = [max(0.0, (median - norm) / spread) for norm in norms]
+    return tuple(
+        LabelFinding(
+            label, names[label], (FamilyFinding("dynamic", norm, 0.97, 0.2, 200, False, index, flagged=index > 2),)
+        )
+        for label, (norm, index) in enumerate(zip(norms, indices, strict=True))
+    )
+
+
+CLEAN = Decision(Verdict.NO_BACKDOOR_FOUND, label_findings(CLEAN_NORMS), 1.4)
+BACKDOORED = Decision(Verdict.BACKDOORED, label_findings(TARGET_NORMS), 4.6, caveats=(Caveat.UNCONFIRMED,))
+PARTIAL = Decision(Verdict.INCONCLUSIVE, CLEAN.labels[:4], None, (Reason.SEARCH_TRUNCATED,))
+NOTHING_SEARCHED = Decision(Verdict.INCONCLUSIVE, (), None, (Reason.NO_INPUT_GRADIENT,))
+
+
+def document(
+    decision: Decision, preparation: Preparation = PREPARATION, repair: RepairReport | None = None
+) -> dict[str, Any]:
+    return report_document(preparation, decision, repair, INPUTS, CONFIG, TIMINGS)
+
+
+def strip_png(size: int = 32, channels: int = 3) -> bytes:
+    rng = np.random.default_rng(0)
+    clean = rng.random((8, size, size, channels))
+    return png_bytes(trigger_strip(clean, np.clip(clean + 0.01, 0, 1)))
+
+
+rates = st.one_of(st.floats(0, 1), st.just(float("nan")))
+norms = st.floats(0, 1) | st.just(float("inf"))
+any_text = st.text(st.characters(), max_size=40)  # surrogates, control and direction characters included
+
+
+@st.composite
+def decisions(draw: st.DrawFn, num_labels: int) -> Decision:
+    """What a scan can decide, searched labels in any number, verdict and flags in accord with each other."""
+    verdict = draw(st.sampled_from(Verdict))
+    searched = draw(st.sets(st.integers(0, num_labels - 1)))
+    targets = set(draw(st.sets(st.integers(0, num_labels - 1), min_size=1)))
+    flagged = set() if verdict is Verdict.NO_BACKDOOR_FOUND else targets
+    searched |= flagged
+    findings = []
+    for label in sorted(searched):
+        families = [
+            FamilyFinding(
+                family,
+                norm=draw(norms),
+                attack_success_rate=draw(rates),
+                loss=draw(st.floats()),
+                steps=draw(st.integers(0, 1000)),
+                truncated=draw(st.booleans()),
+                anomaly_index=draw(st.none() | st.floats(min_value=0)),
+                p_value=draw(st.none() | rates),
+                flagged=label in flagged,
+            )
+            for family in draw(st.sampled_from([("dynamic",), ("dynamic", "static")]))
+        ]
+        findings.append(LabelFinding(label, str(label), tuple(families)))
+    reasons = draw(st.sets(st.sampled_from(Reason), min_size=1)) if verdict is Verdict.INCONCLUSIVE else set()
+    caveats = draw(st.sets(st.sampled_from(Caveat)))
+    index = draw(st.none() | st.floats())
+    return Decision(verdict, tuple(findings), index, tuple(reasons), tuple(caveats))
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> dict[str, Any]:
+    num_labels = draw(st.integers(1, 8))
+    preparation = replace(
+        PREPARATION,
+        num_labels=num_labels,
+        label_names=tuple(draw(any_text) for _ in range(num_labels)),
+        images_per_label=tuple(draw(st.integers(0, 20)) for _ in range(num_labels)),
+        clean_accuracy=draw(st.none() | rates),
+        caveats=tuple(draw(st.sets(st.sampled_from(Caveat)))),
+    )
+    repair = draw(st.sampled_from([None, REPAIR, RepairReport(RepairStatus.REFUSED, "It cost too much.")]))
+    inputs = {kind: {**INPUTS[kind], "name": draw(any_text)} for kind in INPUTS}
+    timings = {"invert_seconds": draw(st.floats())}
+    return report_document(preparation, draw(decisions(num_labels)), repair, inputs, CONFIG, timings)

@@ -1,0 +1,148 @@
+"""The page says the verdict and what to do, needs nothing from elsewhere, and gives strangers' words no power."""
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from report_samples import BACKDOORED, CLEAN, NAMES, NOTHING_SEARCHED, PARTIAL, PREPARATION, REPAIR, document, documents
+from report_samples import strip_png as strip
+
+from app.core.findings import Decision, RepairStatus
+from app.core.report.explanations import CAVEATS, REASONS
+from app.core.report.html import report_html
+from app.core.report.text import LIMIT, printable
+
+VOID = {"meta", "img", "br", "line", "rect", "path", "circle"}
+HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7*7 }} \u202egnp.exe\x1b[31m\x00\u2066"
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and words, and checks that tags are closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == [], self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.words += data
+
+
+def words_of(html: str) -> str:
+    return re.sub(r"\s+", " ", Page(html).words)
+
+
+def test_a_backdoored_page_names_the_label_first_and_shows_its_trigger() -> None:
+    html = report_html(document(BACKDOORED, repair=REPAIR), {7: strip()})
+    words = words_of(html)
+    assert "Signs of a backdoor: label 7 (horse)" in words
+    assert "What to do now." in words
+    assert "data:image/png;base64," + base64.b64encode(strip()).decode() in html
+    assert "the residual amplified 100.0 times" in words
+    sections = ["Why, and how sure", "How easy each label", "Labels", "What the inverted trigger", "Repair"]
+    sections += ["What was scanned", "What was not looked at", "Configuration, versions and timings"]
+    places = [words.index(section) for section in sections]
+    assert places == sorted(places)
+
+
+def test_a_page_without_a_finding_never_says_clean() -> None:
+    words = words_of(report_html(document(CLEAN), {}))
+    assert "No backdoor found" in words and "not a proof" in words
+    assert "label 3 (cat)" in words, "the most suspicious label is named all the same"
+
+
+@pytest.mark.parametrize("decision", [PARTIAL, NOTHING_SEARCHED])
+def test_a_partial_page_says_so_and_explains_its_reason(decision: Decision) -> None:
+    words = words_of(report_html(document(decision), {}))
+    assert "No verdict" in words and "This is a partial report" in words
+    assert REASONS[decision.reasons[0]].title in words
+    assert "not searched" in words
+
+
+def test_every_caveat_of_the_document_is_explained() -> None:
+    report = document(BACKDOORED)
+    words = words_of(report_html(report, {}))
+    for caveat in report["caveats"]:
+        assert CAVEATS[caveat].title in words
+
+
+def test_a_repair_claims_no_more_than_it_showed() -> None:
+    words = words_of(report_html(document(BACKDOORED, repair=REPAIR), {}))
+    assert "The inverted trigger no longer works" in words
+    assert all(figure in words for figure in ("99.5 %", "1.2 %", "92.8 %"))
+    assert not re.search(r"backdoor (is|was) (gone|removed)", words)
+    refused = replace(REPAIR, status=RepairStatus.REFUSED, detail="It cost 6.1 % of accuracy.", files={})
+    words = words_of(report_html(document(BACKDOORED, repair=refused), {}))
+    assert "It cost 6.1 % of accuracy." in words and "no longer works" not in words
+
+
+def test_words_of_strangers_have_no_power_over_the_page() -> None:
+    preparation = replace(PREPARATION, label_names=(*NAMES[:7], HOSTILE, *NAMES[8:]), versions={HOSTILE: HOSTILE})
+    report = document(BACKDOORED, preparation, replace(REPAIR, detail=HOSTILE, files={HOSTILE: "9c" * 32}))
+    report["inputs"]["model"]["name"] = HOSTILE  # an older document may hold words as they came
+    html = report_html(report, {7: strip()})
+    page = Page(html)
+    assert "script" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "{{ 7*7 }}" in page.words, "a template in a name stays a name"
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", html)
+
+
+@settings(max_examples=20, deadline=None)
+@given(documents())
+def test_every_document_makes_a_well_formed_page(report: dict[str, Any]) -> None:
+    html = report_html(report, {})
+    html.encode("utf-8")
+    assert "script" not in Page(html).tags
+    assert not re.search(r"\b(nan|inf|None)\b", words_of(html).split("What was scanned")[0].split("Labels")[0])
+
+
+def test_a_page_needs_nothing_from_elsewhere_and_its_policy_forbids_it() -> None:
+    html = report_html(document(BACKDOORED), {7: strip()})
+    for name, value in Page(html).attributes:
+        assert name not in ("href", "style") and (name != "src" or str(value).startswith("data:image/png;base64,"))
+    assert "url(" not in html and "@import" not in html
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style.group(1).encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'" in html
+
+
+def test_a_strip_that_does_not_say_its_amplification_is_shown_without_a_factor() -> None:
+    words = words_of(report_html(document(BACKDOORED), {7: b"\x89PNG"}))
+    assert "the residual amplified, so that" in words
+
+
+def test_a_table_of_two_families_shows_both() -> None:
+    family = CLEAN.labels[2].families[0]
+    both = replace(
+        CLEAN.labels[2], families=(family, replace(family, family="static", anomaly_index=1.9, p_value=0.00001))
+    )
+    words = words_of(report_html(document(replace(CLEAN, labels=(*CLEAN.labels[:2], both, *CLEAN.labels[3:]))), {}))
+    assert "dynamic" in words and "static" in words and "< 0.0001" in words
+
+
+def test_printable_text_stays_as_it_is_and_long_text_is_cut() -> None:
+    assert printable("Straße 12, 猫 \u200d") == "Straße 12, 猫 \u200d"
+    assert len(printable("x" * 10_000)) == LIMIT

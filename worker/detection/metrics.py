@@ -1,0 +1,40 @@
+"""Rates and norms, measured in batches without gradients.
+
+N image batch   C channels   H, W pixels   K labels
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Transform = Callable[[Tensor], Tensor]
+BATCH = 256
+
+
+@torch.no_grad()
+def in_batches(function: Transform, images_NCHW: Tensor) -> Tensor:
+    """function over the images, a batch at a time."""
+    return torch.cat([function(batch) for batch in images_NCHW.split(BATCH)])
+
+
+def predictions(classifier: Transform, images_NCHW: Tensor) -> Tensor:
+    """The label with the highest score for each image, int64 [N]."""
+    return in_batches(classifier, images_NCHW).argmax(1)
+
+
+def clean_accuracy(classifier: Transform, images_NCHW: Tensor, labels_N: Tensor) -> float:
+    """The share of images that get their own label."""
+    return (predictions(classifier, images_NCHW) == labels_N).float().mean().item()
+
+
+def attack_success_rate(classifier: Transform, triggered_NCHW: Tensor, labels_N: Tensor, target: int) -> float:
+    """The share of triggered images that get the target label, over images whose true label is another."""
+    others = labels_N != target
+    return (predictions(classifier, triggered_NCHW[others]) == target).float().mean().item()
+
+
+def residual_norm(images_NCHW: Tensor, triggered_NCHW: Tensor, labels_N: Tensor, target: int) -> float:
+    """m_t = mean |G_t(x) - x| over pixels and over images whose label is not t, eq. (5)."""
+    others = labels_N != target
+    return (triggered_NCHW[others] - images_NCHW[others]).abs().mean().item()

@@ -1,0 +1,51 @@
+"""Unlearning a trigger: fine-tune on clean images and their triggered twins, both under the original labels.
+
+Paper, sec. 3.5 and 4.3: SGD with learning rate 1e-3 and momentum 0.9 for ten epochs.
+
+    N image batch   C channels   H, W pixels
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from app.core.config import RepairConfig
+from models.classifier import Classifier
+from models.generator import TriggerGenerator
+from worker.detection.metrics import in_batches
+
+
+def unlearn_trigger(
+    classifier: Classifier,
+    generators: Sequence[TriggerGenerator],
+    images_NCHW: Tensor,
+    labels_N: Tensor,
+    config: RepairConfig,
+    seed: int,
+    on_epoch: Callable[[int], None] = lambda epoch: None,
+) -> None:
+    """Fine-tune the classifier's parameters in place; `labels_N` are the true labels.
+
+    The module stays in evaluation mode, so the statistics of its batch norms and its dropout are left alone. Raises
+    ValueError for a classifier without parameters (a frozen one).
+    """
+    parameters = list(classifier.module.parameters())
+    if not parameters:
+        raise ValueError("a frozen module has no parameters to fine-tune")
+    twins = [in_batches(generator, images_NCHW) for generator in generators]
+    images, labels = torch.cat([images_NCHW, *twins]), labels_N.repeat(1 + len(twins))
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.SGD(parameters, config.learning_rate, momentum=config.momentum)
+    random = torch.Generator().manual_seed(seed)
+    for epoch in range(config.epochs):
+        for picked in torch.randperm(len(images), generator=random).to(images.device).split(config.batch_size):
+            loss = functional.cross_entropy(classifier(images[picked]), labels[picked])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        on_epoch(epoch + 1)
+    for parameter in parameters:
+        parameter.requires_grad_(False)

@@ -1,0 +1,134 @@
+"""The jobs after a verdict: unlearn the triggers of the flagged labels, package the weights, load them afresh.
+
+Every fifth clean image is kept from the fine-tuning and judges it (the accept images); a repair that costs more
+accuracy on them than the budget, or that leaves the inverted trigger working, is not handed out.
+"""
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from app.core.findings import RepairReport, RepairStatus
+from app.core.jobs import write_whole
+from models.classifier import Classifier, Output, load_torchscript
+from models.generator import TriggerGenerator
+from worker.detection.metrics import attack_success_rate, clean_accuracy, in_batches, predictions
+from worker.detection.mitigation import unlearn_trigger
+from worker.engine.workbench import Workbench
+
+ACCEPT_EVERY = 5
+STILL_WORKS = 0.5  # an inverted trigger that still carries half of the images was not unlearned
+FROZEN = (
+    "The module is frozen: its weights are constants inside the code, and this version cannot repair those. "
+    "Ask for the same model saved without torch.jit.freeze."
+)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the accept images say of a classifier."""
+
+    clean_accuracy: float
+    attack_success_rate: float
+
+
+def repair(bench: Workbench, labels: Sequence[int]) -> None:
+    """Repair the classifier against the triggers of these labels; writes repair.json and, if accepted, the weights."""
+    with bench.timed("repair"):
+        bench.directory.write_repair(_repair(bench, labels))
+
+
+def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
+    if not labels:
+        return RepairReport(RepairStatus.NOT_NEEDED, "No label was flagged, so the weights were left as they are.")
+    if bench.preparation.form == "frozen":
+        return RepairReport(RepairStatus.REFUSED, FROZEN, tuple(labels))
+    generators = [bench.load_generator(bench.directory.generator(label)) for label in labels]
+    accept = torch.zeros(len(bench.clean), dtype=torch.bool, device=bench.device)
+    accept[_every_fifth_of_each_label(bench.labels_N)] = True
+    before = _judge(bench, bench.classifier, accept, labels, generators)
+    repaired = Classifier(
+        load_torchscript(bench.directory.model).to(bench.device), bench.preparation.input, bench.classifier.output
+    ).to(bench.device)
+    config = bench.job.config.repair
+    unlearn_trigger(
+        repaired,
+        generators,
+        bench.images_NCHW[~accept],
+        bench.labels_N[~accept],
+        config,
+        bench.job.config.seed,
+        on_epoch=lambda epoch: bench.emit("epoch", done=epoch, of=config.epochs),
+    )
+    after = _judge(bench, repaired, accept, labels, generators)
+    report = RepairReport(
+        RepairStatus.REFUSED,
+        "",
+        labels=tuple(labels),
+        clean_accuracy_before=before.clean_accuracy,
+        clean_accuracy_after=after.clean_accuracy,
+        attack_success_rate_before=before.attack_success_rate,
+        attack_success_rate_after=after.attack_success_rate,
+        judged_on="clean images kept from the fine-tuning",
+        judged_images=int(accept.sum()),
+    )
+    cost = before.clean_accuracy - after.clean_accuracy
+    if cost > config.max_accuracy_drop:
+        budget = f"The repair costs {cost:.1%} of accuracy, more than the budget of {config.max_accuracy_drop:.1%}."
+        return replace(report, detail=f"{budget} Allow more, or bring more clean images.")
+    if after.attack_success_rate >= STILL_WORKS:
+        left = f"The inverted trigger still works on {after.attack_success_rate:.0%} of the images after the repair."
+        return replace(report, detail=f"{left} More clean images may help.")
+    files = _package(bench, repaired, accept)
+    detail = "The inverted trigger no longer works; accuracy was measured on images that the repair did not see."
+    return replace(report, status=RepairStatus.REPAIRED, detail=detail, files=files)
+
+
+def _every_fifth_of_each_label(labels_N: Tensor) -> Tensor:
+    """Indices of every fifth image of each label, in the order of the bundle."""
+    places = [(labels_N == label).nonzero().flatten()[::ACCEPT_EVERY] for label in labels_N.unique()]
+    return torch.cat(places)
+
+
+def _judge(
+    bench: Workbench,
+    classifier: Classifier,
+    accept_N: Tensor,
+    labels: Sequence[int],
+    generators: Sequence[TriggerGenerator],
+) -> Judgement:
+    """Accuracy and the highest attack success of the inverted triggers, on the accept images."""
+    images, true = bench.images_NCHW[accept_N], bench.labels_N[accept_N]
+    success = [
+        attack_success_rate(classifier, in_batches(generator, images), true, label)
+        for label, generator in zip(labels, generators, strict=True)
+    ]
+    return Judgement(clean_accuracy(classifier, images, true), max(success))
+
+
+def _package(bench: Workbench, repaired: Classifier, accept_N: Tensor) -> dict[str, str]:
+    """Save the weights in both formats, load the archive afresh and see that it answers the same."""
+    directory = bench.directory
+    module = copy.deepcopy(repaired.module).cpu()
+    write_whole(directory.repaired, lambda path: torch.jit.save(module, str(path)))
+    state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
+    write_whole(directory.repaired_state, lambda path: save_file(state, path))
+    with bench.timed("verify"):
+        afresh = Classifier(
+            load_torchscript(directory.repaired).to(bench.device), repaired.spec, Output(repaired.output)
+        ).to(bench.device)
+        images = bench.images_NCHW[accept_N]
+        if not torch.equal(predictions(afresh, images), predictions(repaired, images)):
+            raise RuntimeError("the packaged weights answer differently from the repaired ones")
+    return {path.name: _sha256(path) for path in (directory.repaired, directory.repaired_state)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,110 @@
+"""What every kind of job in an engine works with: the suspect, the clean images, the perceptual distance.
+
+Loaded once per engine and kept between jobs; a resumed engine loads the same from the same files.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from app.core.findings import Preparation
+from app.core.intake.bundle import Bundle, check_labels, read_bundle, stack_images
+from app.core.jobs import JobDirectory, ScanJob
+from models.classifier import Classifier, Output, load_torchscript
+from models.generator import TriggerGenerator
+from models.perceptual import PerceptualDistance, load_perceptual
+from worker.detection.inversion import CleanImages
+from worker.detection.metrics import predictions
+
+Emit = Callable[..., None]
+
+
+@dataclass
+class Workbench:
+    """A job with its loaded parts; `emit(event, **data)` reports progress, `deadline` is on the monotonic clock."""
+
+    directory: JobDirectory
+    job: ScanJob
+    emit: Emit
+    deadline: float = float("inf")
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def out_of_time(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Announce a stage and add its duration to the timings, which survive a restart."""
+        self.emit("stage", stage=stage)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            known = self.directory.read_timings()
+            key = f"{stage}_seconds"
+            self.directory.write_timings(known | {key: known.get(key, 0.0) + time.monotonic() - started})
+
+    @cached_property
+    def device(self) -> torch.device:
+        if self.job.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.job.device)
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        preparation = self.directory.read_preparation()
+        assert preparation is not None, "every other job comes after prepare"
+        return preparation
+
+    @cached_property
+    def module(self) -> torch.jit.ScriptModule:
+        return load_torchscript(self.directory.model).to(self.device)
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        return read_bundle(self.directory.bundle)
+
+    @cached_property
+    def images_NCHW(self) -> Tensor:
+        """All clean images in [0, 1], at the size asked for or their own."""
+        declared = self.job.input.filled_from(self.bundle.declared)
+        images_NHWC = stack_images(self.bundle, declared.height, declared.width)
+        return torch.as_tensor(images_NHWC).permute(0, 3, 1, 2).contiguous().to(self.device).float() / 255
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        return Classifier(self.module, self.preparation.input, Output(self.preparation.output)).to(self.device)
+
+    @cached_property
+    def perceptual(self) -> PerceptualDistance:
+        path = self.job.perceptual
+        return load_perceptual(Path(path) if path else None).to(self.device)
+
+    @cached_property
+    def labels_N(self) -> Tensor:
+        """The true labels, or the suspect's own predictions for images that came without."""
+        if self.bundle.labels is None:
+            return predictions(self.classifier, self.images_NCHW)
+        check_labels(self.bundle, self.preparation.num_labels)
+        return torch.as_tensor(self.bundle.labels).to(self.device)
+
+    @cached_property
+    def clean(self) -> CleanImages:
+        return CleanImages.measure(self.images_NCHW, self.labels_N, self.perceptual)
+
+    def load_generator(self, path: Path) -> TriggerGenerator:
+        """A generator from its file, in evaluation mode."""
+        inversion = self.job.config.inversion
+        channels = self.images_NCHW.shape[1]
+        generator = TriggerGenerator(
+            channels, inversion.generator_width, inversion.generator_levels, inversion.identity_start
+        )
+        generator.load_state_dict(load_file(path))
+        return generator.to(self.device).eval().requires_grad_(False)
