@@ -6,7 +6,9 @@ refusal, on stdout and nothing else. Exit codes: 0 no backdoor found, 1 backdoor
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +39,8 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"expected comma-separated numbers such as {self.name}, got {value!r}", param, ctx)
         if self.count is not None and len(numbers) != self.count:
             self.fail(f"expected {self.count} numbers, got {len(numbers)}", param, ctx)
+        if self.kind is int and min(numbers) < 1:
+            self.fail(f"expected numbers of at least 1, got {value!r}", param, ctx)
         return numbers
 
 
@@ -50,14 +54,14 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
                      show_default=True, help="A repair that costs more accuracy than this is not handed out."),
         click.option("--out", type=click.Path(path_type=Path), help="Output directory [default: MODEL-triggerlens]"),
         click.option("--size", type=Numbers(int, 2), help="Height and width that the model takes."),
-        click.option("--mean", type=Numbers(float), help="Mean that is subtracted: one number, or one per channel."),
-        click.option("--std", type=Numbers(float), help="Deviation that is divided by: one number, or one per channel."),
+        click.option("--mean", type=Numbers(float), help="Mean to subtract: one number, or one per channel."),
+        click.option("--std", type=Numbers(float), help="Deviation to divide by: one number, or one per channel."),
         click.option("--range", "range_", type=Numbers(float, 2), help="What pixels 0 and 255 become before that: 0,1"),
         click.option("--expected-accuracy", type=click.FloatRange(0, 1), help="What the model's maker promised."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
         click.option("--threads", type=click.IntRange(1), default=os.cpu_count, help="[default: all cores]"),
-        click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Seconds after which the scan ends."),
+        click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Seconds until the scan ends."),
         click.option("--perceptual", type=click.Path(path_type=Path, exists=True, dir_okay=False),
                      help="LPIPS backbone weights; see `triggerlens weights`."),
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout."),
@@ -123,6 +127,10 @@ def _run(
     except EngineCrashError as crash:
         advice = f"This is a defect or a lack of memory. The engine's last words:\n{crash.log}"
         _refuse(Problem("engine_crashed", f"The engine ended unexpectedly: {crash}.", advice), as_json)
+    except Exception as error:  # a defect; Python's own exit code for it would read as "backdoored"
+        traceback.print_exc()
+        what = f"TriggerLens failed with {type(error).__name__}: {error}."
+        _refuse(Problem("internal_error", what, "This is a defect: please report it with the lines above."), as_json)
     except KeyboardInterrupt:
         terminal.say(f"Cancelled. The same command goes on where it stopped ({out}).")
         sys.exit(OUT_OF_TIME)
@@ -132,6 +140,9 @@ def _run(
             print()
         else:
             terminal.show_report(result.document, out)
+    elif result.repair is not None and as_json:
+        json.dump(asdict(result.repair), sys.stdout, indent=1)
+        print()
     elif result.repair is not None:
         terminal.show_repair(result.repair, out)
     else:

@@ -22,6 +22,7 @@ import numpy as np
 from app.core.errors import Problem, Refusal
 from app.core.findings import Caveat, Decision, Preparation, RepairReport, RepairStatus, Verdict
 from app.core.intake.archive import check_torchscript_archive
+from app.core.intake.members import unreadable
 from app.core.jobs import JobDirectory, ScanJob, write_whole
 from app.core.report.document import report_document
 from app.core.report.figures import png_bytes, trigger_strip
@@ -45,10 +46,13 @@ class LocalResult:
 def job_for(model: Path, bundle: Path, **options: Any) -> ScanJob:
     """The job for two files, with their hashes; raises Refusal for what is no TorchScript archive or no file."""
     facts = check_torchscript_archive(model)
-    if not bundle.is_file():
-        raise Refusal("bundle_not_found", f"There is no bundle at {bundle}.", "Check the path; see docs/export.md.")
-    with bundle.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        if not bundle.is_file():
+            raise Refusal("bundle_not_found", f"There is no bundle at {bundle}.", "Check the path; see docs/export.md.")
+        with bundle.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable("bundle", error) from error
     return ScanJob(
         model={"name": model.name, "bytes": facts.bytes, "sha256": facts.sha256},
         bundle={"name": bundle.name, "bytes": bundle.stat().st_size, "sha256": digest},
@@ -66,29 +70,36 @@ def run_scan(
 ) -> LocalResult:
     """Run a job to its end, or go on with it if `out` holds the same job unfinished.
 
-    Raises Refusal, with nothing left in `out`, and EngineCrashError and KeyboardInterrupt, with a directory to go on with.
+    Raises Refusal, with `out` as it was before, or with a directory to go on with where the refusal is retryable;
+    EngineCrashError and KeyboardInterrupt also leave one to go on with.
     """
-    existed = out.exists()
     directory = JobDirectory(out / ".job")
     try:
-        _place_inputs(directory, job, model, bundle)
-        problems: list[Problem] = []
+        existed = out.exists()
+        if not _is_begun(directory, job):
+            try:
+                _place_inputs(directory, job, model, bundle)
+            except OSError:
+                _discard(directory, out, existed)
+                raise
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    problems: list[Problem] = []
 
-        def listen(event: Event) -> None:
-            if event["event"] == "refused":
-                problem = event["problem"]
-                problems.append(Problem(**{key: value for key, value in problem.items() if key != "type"}))
-            on_event(event)
+    def listen(event: Event) -> None:
+        if event["event"] == "refused":
+            problem = event["problem"]
+            problems.append(Problem(**{key: value for key, value in problem.items() if key != "type"}))
+        on_event(event)
 
+    try:
         run_engine(directory.root, listen, time_limit)
         if problems:
             raise Refusal(problems[0].code, problems[0].detail, problems[0].advice, problems[0].retryable)
         result = _conclude(directory, job, out)
     except Refusal as refusal:
         if not refusal.problem.retryable:
-            shutil.rmtree(directory.root, ignore_errors=True)
-            if not existed:
-                shutil.rmtree(out, ignore_errors=True)
+            _discard(directory, out, existed)
         raise
     except OSError as error:
         raise _unwritable(out, error) from error
@@ -97,20 +108,33 @@ def run_scan(
     return result
 
 
-def _place_inputs(directory: JobDirectory, job: ScanJob, model: Path, bundle: Path) -> None:
-    """Copy the inputs and write the job, unless the same job is already there."""
-    if (directory.root / "job.json").exists():
-        if directory.read_job() == job:
-            return
+def _is_begun(directory: JobDirectory, job: ScanJob) -> bool:
+    """Whether the directory holds this very job; raises Refusal if it holds another one, which is left alone."""
+    if not (directory.root / "job.json").exists():
+        return False
+    if directory.read_job() != job:
         raise Refusal(
             "output_in_use",
             f"{directory.root.parent} holds an unfinished scan of other inputs or with other options.",
             "Run that one again to finish it, choose another --out, or delete the directory.",
         )
-    directory.root.mkdir(parents=True, exist_ok=True)
+    return True
+
+
+def _place_inputs(directory: JobDirectory, job: ScanJob, model: Path, bundle: Path) -> None:
+    """Copy the inputs and write the job; what an interrupted copy left is cleared away first."""
+    if directory.root.exists():
+        shutil.rmtree(directory.root)
+    directory.root.mkdir(parents=True)
+    suffix = bundle.suffix.lower() or ".zip"  # what it really is, intake tells from its bytes
     write_whole(directory.model, lambda path: shutil.copyfile(model, path))
-    write_whole(directory.root / f"bundle{bundle.suffix.lower()}", lambda path: shutil.copyfile(bundle, path))
+    write_whole(directory.root / f"bundle{suffix}", lambda path: shutil.copyfile(bundle, path))
     directory.write_job(job)
+
+
+def _discard(directory: JobDirectory, out: Path, existed: bool) -> None:
+    """Leave the output directory as it was before the job."""
+    shutil.rmtree(directory.root if existed else out, ignore_errors=True)
 
 
 def _conclude(directory: JobDirectory, job: ScanJob, out: Path) -> LocalResult:
@@ -122,7 +146,12 @@ def _conclude(directory: JobDirectory, job: ScanJob, out: Path) -> LocalResult:
         for path in (directory.repaired, directory.repaired_state):
             os.replace(path, out / path.name)
     if job.repair_label is not None:
-        accepted = repair is not None and repair.status is RepairStatus.REPAIRED
+        if repair is None and preparation is not None and preparation.reasons:
+            why = ", ".join(reason.value for reason in preparation.reasons)
+            repair = RepairReport(RepairStatus.REFUSED, f"No trigger could be searched ({why}).", (job.repair_label,))
+        if repair is None:
+            return LocalResult(OUT_OF_TIME, None, None)
+        accepted = repair.status is RepairStatus.REPAIRED
         return LocalResult(0 if accepted else EXIT_CODES[Verdict.INCONCLUSIVE], None, repair)
     if preparation is None:
         return LocalResult(OUT_OF_TIME, None, None)

@@ -19,9 +19,11 @@ from rich.table import Table
 from app.core.errors import Problem
 from app.core.findings import Caveat, Reason, RepairReport, RepairStatus, Verdict
 from app.core.report.explanations import CAVEATS, REASONS, VERDICTS
+from app.core.text import printable
 from worker.launch import Event
 
 MOST_BARS = 24  # with more labels only the block at work has bars
+LONGEST_LINE = 1000  # characters
 STYLES = {Verdict.BACKDOORED: "bold red", Verdict.NO_BACKDOOR_FOUND: "bold green", Verdict.INCONCLUSIVE: "bold yellow"}
 MARKS = {Verdict.BACKDOORED: "▲", Verdict.NO_BACKDOOR_FOUND: "●", Verdict.INCONCLUSIVE: "◆"}
 
@@ -29,12 +31,12 @@ console = Console(stderr=True, highlight=False)
 
 
 def say(words: str) -> None:
-    console.print(escape(words))
+    console.print(_shown(words))
 
 
 def show_problem(problem: Problem) -> None:
     """A refusal: what is wrong, and what to do."""
-    console.print(f"[bold red]✗[/] {escape(problem.detail)}\n  {escape(problem.advice)}")
+    console.print(f"[bold red]✗[/] {_shown(problem.detail)}\n  {_shown(problem.advice)}")
 
 
 @contextmanager
@@ -59,7 +61,7 @@ class _Bars:
 
     def __init__(self, progress: Progress, title: str) -> None:
         self.progress = progress
-        self.whole = progress.add_task(f"[bold]{escape(title)}", total=None, note="")
+        self.whole = progress.add_task(f"[bold]{_shown(title)}", total=None, note="")
         self.labels: dict[int, TaskID] = {}
         self.done: dict[int, float] = {}
         self.repair: TaskID | None = None
@@ -76,7 +78,7 @@ class _Bars:
         self.progress.update(self.whole, total=event["labels"])
         visible = event["labels"] <= MOST_BARS
         for label, name in enumerate(event["names"]):
-            shown = f"  label {label}" + ("" if name == str(label) else f" {escape(name[:24])}")
+            shown = f"  label {label}" + ("" if name == str(label) else f" {escape(printable(name, 24))}")
             self.labels[label] = self.progress.add_task(shown, total=1, note="", visible=visible, start=False)
 
     def _on_step(self, event: Event) -> None:
@@ -162,6 +164,11 @@ def _print_repair(repair: dict[str, Any]) -> None:
     ):
         table.add_row(title, _number(repair[f"{key}_before"], ".1%"), _number(repair[f"{key}_after"], ".1%"))
     console.print(table)
+
+
+def _shown(words: str) -> str:
+    """Words that may be a stranger's, line by line without control characters and without markup."""
+    return escape("\n".join(printable(line, LONGEST_LINE) for line in words.splitlines()))
 
 
 def _number(value: float | None, style: str) -> str:

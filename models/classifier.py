@@ -71,7 +71,9 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
             "unreadable_model", f"torch cannot load {path.name}: {_first_line(error)}.", EXPORT_ADVICE
         ) from error
     module.eval()
-    return module.requires_grad_(False)  # type: ignore[no-any-return]
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module  # type: ignore[no-any-return]
 
 
 def form_of(module: torch.jit.ScriptModule) -> str:

@@ -15,12 +15,12 @@ class InversionConfig:
     lambda_mse: float = 1.0  # lambda 2
     lambda_perceptual: float = 0.1  # lambda 3: LPIPS
     learning_rate: float = 1e-3  # Adam
-    identity_start: Literal["trained", "residual"] = "trained"
+    identity_start: Literal["trained", "residual"] = "residual"
     pretrain_epochs: int = 20  # of L_rec, for identity_start = "trained"
     steps: int = 200  # per label
-    batch_size: int = 32
+    batch_size: int = 16
     generator_width: int = 16  # channels of the first level; doubled at each further one
-    generator_levels: int = 3
+    generator_levels: int = 2
     labels_per_block: int = 5  # labels inverted in one call; part of what makes numbers reproducible
 
 

@@ -137,7 +137,11 @@ class JobDirectory:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Have `write` fill a temporary file beside the path, then rename it: no reader ever sees half a file."""
+    """Have `write` fill a temporary file beside the path, then rename it: no reader ever sees half a file.
+
+    `write` should leave the writing to Python: libraries that write by themselves hide a full disk in errors of their
+    own, and whoever starts a job wants to hear of it as OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:

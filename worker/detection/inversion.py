@@ -108,6 +108,7 @@ def invert_triggers(
             raise ValueError(f"label {target}: there is no image of another label to put a trigger on")
     batches = [_batches(i, config.batch_size, _random(seed, t)) for t, i in zip(targets, others, strict=True)]
     optimizer = torch.optim.Adam([p for g in generators for p in g.parameters()], config.learning_rate, foreach=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     recent_TL: list[Tensor] = []
     step = 0
     while step < config.steps and not out_of_time():
@@ -124,6 +125,7 @@ def invert_triggers(
         optimizer.zero_grad(set_to_none=True)
         losses_T.sum().backward()
         optimizer.step()
+        schedule.step()
         recent_TL = [*recent_TL, losses_T.detach()][-AVERAGED_STEPS:]
         step += 1
         on_step(step)

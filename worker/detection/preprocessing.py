@@ -87,11 +87,21 @@ def fit(module: nn.Module, images_NCHW: Tensor, labels_N: Tensor | None, spec: I
 
 def infer_spec(module: nn.Module, images_NCHW: Tensor, labels_N: Tensor, channels: int) -> tuple[Fit, tuple[str, ...]]:
     """The best convention, and the names of the others within sampling error of its accuracy."""
-    fits = []
+    fits: list[Fit] = []
+    overflow: Refusal | None = None
     for name, (mean, std, low_high) in CONVENTIONS.items():
         if channels == 1 and len(mean) == 3:
             mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-        fits.append(fit(module, images_NCHW, labels_N, given_spec(images_NCHW, channels, mean, std, low_high), name))
+        spec = given_spec(images_NCHW, channels, mean, std, low_high)
+        try:
+            fits.append(fit(module, images_NCHW, labels_N, spec, name))
+        except Refusal as refusal:  # one convention may drive a sound model out of its range; all of them may not
+            if refusal.problem.code != "non_finite_output":
+                raise
+            overflow = refusal
+    if not fits:
+        assert overflow is not None
+        raise overflow
     best = max(fit.accuracy for fit in fits)
     error = 2 * math.sqrt(max(best * (1 - best), 1 / len(labels_N)) / len(labels_N))
     close = [fit for fit in fits if fit.accuracy >= best - error]

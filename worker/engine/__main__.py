@@ -43,7 +43,8 @@ def work(bench: Workbench) -> None:
             f"The model has the labels 0 to {bench.preparation.num_labels - 1}, not {job.repair_label}.",
             "Give one of them by --label.",
         )
-    done = {finding.label: finding for finding in directory.read_findings()}
+    searched = directory.read_findings()
+    done = {finding.label: finding for finding in searched if not any(f.truncated for f in finding.families)}
     for finding in done.values():
         announce(bench, finding)
     wanted = range(bench.preparation.num_labels) if job.repair_label is None else [job.repair_label]
@@ -51,7 +52,8 @@ def work(bench: Workbench) -> None:
         if not set(block) <= set(done) and not bench.out_of_time():
             invert(bench, block)
     if job.repair_label is not None:
-        repair(bench, [job.repair_label])
+        if not bench.out_of_time():
+            repair(bench, [job.repair_label])
         return
     decide(bench)
     decision = directory.read_decision()

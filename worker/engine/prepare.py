@@ -8,13 +8,14 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from app.core.findings import Caveat, Preparation, Reason
 from app.core.intake.bundle import check_labels
 from app.core.jobs import write_whole
-from models.classifier import Classifier, form_of, has_input_gradient, probe_scores
+from models.classifier import Classifier, form_of, has_input_gradient, match_channels, probe_scores
 from worker.detection.inversion import pretrain_generator
+from worker.detection.metrics import predictions
 from worker.detection.preprocessing import Fit, accepted_channels, fit, given_spec, infer_spec
 from worker.engine.workbench import Workbench
 
@@ -31,7 +32,7 @@ def prepare(bench: Workbench) -> None:
     if not preparation.reasons:
         with bench.timed("pretrain"):
             start = pretrain_generator(bench.clean, bench.perceptual, bench.job.config.inversion, bench.job.config.seed)
-            write_whole(bench.directory.start, lambda path: save_file(start.state_dict(), path))
+            write_whole(bench.directory.start, lambda path: path.write_bytes(save(start.state_dict())))
 
 
 def _understand(bench: Workbench) -> Preparation:
@@ -61,7 +62,7 @@ def _understand(bench: Workbench) -> Preparation:
         reasons.append(Reason.IMPLAUSIBLE_ACCURACY)
     if not has_input_gradient(classifier, images[:PROBED_IMAGES]):
         reasons.append(Reason.NO_INPUT_GRADIENT)
-    counted = classifier(images).argmax(1) if labels is None else labels
+    counted = predictions(classifier, images) if labels is None else labels
     per_label = torch.bincount(counted, minlength=num_labels).tolist()
     if labels is None:
         caveats.append(Caveat.UNLABELLED_IMAGES)
@@ -94,8 +95,6 @@ def _understand(bench: Workbench) -> Preparation:
 
 
 def _first_inputs(images_NCHW: torch.Tensor, channels: int) -> torch.Tensor:
-    from models.classifier import match_channels
-
     return match_channels(images_NCHW[:PROBED_IMAGES], channels)
 
 

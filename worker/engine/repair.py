@@ -6,12 +6,13 @@ accuracy on them than the budget, or that leaves the inverted trigger working, i
 
 import copy
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from app.core.findings import RepairReport, RepairStatus
@@ -116,9 +117,11 @@ def _package(bench: Workbench, repaired: Classifier, accept_N: Tensor) -> dict[s
     """Save the weights in both formats, load the archive afresh and see that it answers the same."""
     directory = bench.directory
     module = copy.deepcopy(repaired.module).cpu()
-    write_whole(directory.repaired, lambda path: torch.jit.save(module, str(path)))
+    archive = io.BytesIO()
+    torch.jit.save(module, archive)
+    write_whole(directory.repaired, lambda path: path.write_bytes(archive.getvalue()))
     state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
-    write_whole(directory.repaired_state, lambda path: save_file(state, path))
+    write_whole(directory.repaired_state, lambda path: path.write_bytes(save(state)))
     with bench.timed("verify"):
         afresh = Classifier(
             load_torchscript(directory.repaired).to(bench.device), repaired.spec, Output(repaired.output)

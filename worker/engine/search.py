@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from app.core.findings import FamilyFinding, LabelFinding
 from app.core.jobs import write_whole
@@ -58,7 +58,8 @@ def announce(bench: Workbench, finding: LabelFinding) -> None:
 
 def _record(bench: Workbench, inversion: Inversion) -> None:
     label, directory = inversion.label, bench.directory
-    write_whole(directory.generator(label), lambda path: save_file(inversion.generator.state_dict(), path))
+    state = inversion.generator.state_dict()
+    write_whole(directory.generator(label), lambda path: path.write_bytes(save(state)))
     others = (bench.clean.labels_N != label).nonzero().flatten()
     picked = others[np.linspace(0, len(others) - 1, min(EXAMPLES, len(others))).astype(int).tolist()]
     clean = bench.clean.images_NCHW[picked]

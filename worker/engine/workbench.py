@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from app.core.errors import Refusal
 from app.core.findings import Preparation
 from app.core.intake.bundle import Bundle, check_labels, read_bundle, stack_images
 from app.core.jobs import JobDirectory, ScanJob
@@ -53,6 +54,8 @@ class Workbench:
 
     @cached_property
     def device(self) -> torch.device:
+        if self.job.device == "cuda" and not torch.cuda.is_available():
+            raise Refusal("no_cuda", "There is no CUDA device that torch can use.", "Use --device auto or cpu.")
         if self.job.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.job.device)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from app.core.errors import Refusal
 from app.core.intake.formats import explain_head, explain_members
-from app.core.intake.guards import GIGABYTE, MEGABYTE, Allowance, printable, readable_size
+from app.core.intake.guards import GIGABYTE, MEGABYTE, Allowance, readable_size
 from app.core.intake.members import Archive, open_archive, unreadable
+from app.core.text import printable
 
 MODEL_BYTES = 2 * GIGABYTE
 _DIRECTORY_BYTES = 8 * MEGABYTE  # a network of some 50,000 tensors

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.errors import Refusal
-from app.core.intake.guards import MEGABYTE, BundleLimits, bundle_too_large, printable
+from app.core.intake.guards import MEGABYTE, BundleLimits, bundle_too_large
 from app.core.intake.members import Archive, Member
 from app.core.intake.pictures import Picture
+from app.core.text import printable
 
 HEADER_BYTES = 1 << 16  # NumPy itself refuses headers above 10,000 bytes
 

@@ -21,18 +21,11 @@ from PIL import Image
 from app.core.errors import Refusal
 from app.core.intake import arrays, layout
 from app.core.intake.declaration import Declaration, DeclaredInput, read_declaration
-from app.core.intake.guards import (
-    DEFAULT_LIMITS,
-    MEGABYTE,
-    Allowance,
-    BundleLimits,
-    bundle_too_large,
-    printable,
-    readable_size,
-)
+from app.core.intake.guards import DEFAULT_LIMITS, MEGABYTE, Allowance, BundleLimits, bundle_too_large, readable_size
 from app.core.intake.labelling import LabelSource, check_index, class_indices, read_label_table
 from app.core.intake.members import Archive, open_archive, unreadable
 from app.core.intake.pictures import Picture, decode_picture
+from app.core.text import printable
 
 _DECLARATION_BYTES = MEGABYTE
 _TABLE_BYTES = 16 * MEGABYTE

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
 
 from app.core.errors import Refusal
-from app.core.intake.guards import LARGEST_LABEL, printable
+from app.core.intake.guards import LARGEST_LABEL
+from app.core.text import printable
 
 LARGEST_SIDE = 8192  # a classifier that looks at larger images is not what a bundle should be able to ask for
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 
 from app.core.errors import Refusal
-from app.core.intake.guards import printable
+from app.core.text import printable
 
 _SAVE = "`torch.jit.script(model.eval()).save('model.pt')`"
 _REBUILD = f"Build the network in Python, load these weights, then {_SAVE}; see docs/export.md."

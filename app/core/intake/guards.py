@@ -1,10 +1,9 @@
-"""What every reader of untrusted bytes shares: limits, an allowance that runs out, and names that are fit to print.
+"""What every reader of untrusted bytes shares: limits, and an allowance that runs out.
 
 Declared sizes are a stranger's claim, so nothing here trusts them: an allowance is spent on bytes that were really
 unpacked, or on memory that is about to be taken. This module does not know any file format.
 """
 
-import unicodedata
 from dataclasses import dataclass
 
 from app.core.errors import Refusal
@@ -39,14 +38,6 @@ class Allowance:
         self.left -= amount
         if self.left < 0:
             raise self.refusal
-
-
-def printable(text: str, longest: int = 80) -> str:
-    """A name chosen by a stranger, without characters that move the cursor or turn the line, and not too long."""
-    unseen = {"Zl", "Zp"}  # line and paragraph separators; every category of control begins with C
-    categories = ((char, unicodedata.category(char)) for char in text[: 8 * longest])
-    shown = "".join(char for char, category in categories if category[0] != "C" and category not in unseen)
-    return shown if len(shown) <= longest and len(text) <= 8 * longest else shown[: longest - 3] + "..."
 
 
 def readable_size(size: int) -> str:

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from app.core.errors import Refusal
-from app.core.intake.guards import LARGEST_LABEL, printable
+from app.core.intake.guards import LARGEST_LABEL
+from app.core.text import printable
 
 
 class LabelSource(StrEnum):

@@ -10,8 +10,8 @@ Names only: this module opens no member and does not know class indices.
 from dataclasses import dataclass
 
 from app.core.errors import Refusal
-from app.core.intake.guards import printable
 from app.core.intake.members import Member
+from app.core.text import printable
 
 DECLARATION = "bundle.json"
 LABEL_TABLE = "labels.csv"

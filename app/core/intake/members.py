@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.errors import Refusal
-from app.core.intake.guards import MEGABYTE, Allowance, printable
+from app.core.intake.guards import MEGABYTE, Allowance
+from app.core.text import printable
 
 DIRECTORY_BYTES = 32 * MEGABYTE  # about 135 bytes a member: twice 100,000 images, as a Mac packs them
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what everybody writes; lzma may ask for gigabytes to unpack

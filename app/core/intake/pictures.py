@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from app.core.errors import Refusal
-from app.core.intake.guards import MEGABYTE, Allowance, printable
+from app.core.intake.guards import MEGABYTE, Allowance
+from app.core.text import printable
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})

@@ -23,9 +23,10 @@ from app.core.findings import (
     RepairReport,
     Verdict,
 )
-from app.core.report.text import printable
+from app.core.text import printable
 
 SCHEMA_VERSION = "1.0"
+LONGEST_TEXT = 1000  # characters; more is not a name but an attempt
 LISTED_LABELS = 12  # more of them are given as a count and a range
 
 # MITRE ATLAS 5.6, "Manipulate AI Model: Poison AI Model"; CWE, "Embedded Malicious Code".
@@ -173,7 +174,7 @@ def _plain(value: Any) -> Any:
     """The value as JSON can say it: lists, finite numbers or null, and text without control characters."""
     match value:
         case str():
-            return printable(value)
+            return printable(value, LONGEST_TEXT)
         case float():
             return float(value) if math.isfinite(value) else None
         case Mapping():

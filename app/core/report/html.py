@@ -19,9 +19,10 @@ from markupsafe import Markup, escape
 
 from app.core.findings import Caveat, Reason, Verdict
 from app.core.report.charts import bar_chart
+from app.core.report.document import LONGEST_TEXT
 from app.core.report.explanations import CAVEATS, REASONS, VERDICTS
 from app.core.report.figures import amplification_of
-from app.core.report.text import printable
+from app.core.text import printable
 
 DASH = "\N{EN DASH}"  # a number that does not exist
 LARGE = 1e6  # an index this high is written with an exponent
@@ -77,7 +78,9 @@ def _template() -> Template:
 
 def _final(value: Any) -> Any:
     """What becomes of every printed value: our own markup stands, all other text is made printable."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(value, LONGEST_TEXT)
+    return value
 
 
 def _percent(rate: float | None) -> str:

@@ -15,7 +15,6 @@ from report_samples import strip_png as strip
 from app.core.findings import Decision, RepairStatus
 from app.core.report.explanations import CAVEATS, REASONS
 from app.core.report.html import report_html
-from app.core.report.text import LIMIT, printable
 
 VOID = {"meta", "img", "br", "line", "rect", "path", "circle"}
 HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7*7 }} \u202egnp.exe\x1b[31m\x00\u2066"
@@ -141,8 +140,3 @@ def test_a_table_of_two_families_shows_both() -> None:
     )
     words = words_of(report_html(document(replace(CLEAN, labels=(*CLEAN.labels[:2], both, *CLEAN.labels[3:]))), {}))
     assert "dynamic" in words and "static" in words and "< 0.0001" in words
-
-
-def test_printable_text_stays_as_it_is_and_long_text_is_cut() -> None:
-    assert printable("Straße 12, 猫 \u200d") == "Straße 12, 猫 \u200d"
-    assert len(printable("x" * 10_000)) == LIMIT

@@ -6,14 +6,14 @@ leaves in: characters that steer a terminal, or that turn the reading direction 
 
 import unicodedata
 
-LIMIT = 1000  # characters; more is not a name but an attempt
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 JOINERS = "\u200c\u200d"  # format characters that Persian words and many emoji need
 
 
-def printable(text: str) -> str:
-    """The text on one line, with a visible mark for each control, format or surrogate character, cut at LIMIT."""
-    shown = text if len(text) <= LIMIT else text[: LIMIT - 1] + "…"
+def printable(text: str, longest: int = 80) -> str:
+    """The text on one line, with a visible mark for each control, format or surrogate character, cut at `longest`."""
+    shown = text if len(text) <= longest else text[: longest - 1] + ELLIPSIS
     return "".join(map(_printable_character, shown))
 
 

@@ -1,0 +1,32 @@
+# One verb per need, the same on a laptop and in CI.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: dev demo test test-all lint examples
+
+dev: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "TriggerLens needs Python 3.11 to 3.13; set PYTHON=python3.11, say."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: dev
+	@$(BIN)/python examples/demo.py
+
+test: dev
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: dev
+	$(BIN)/python -m pytest
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+examples: dev
+	$(BIN)/python -m benchmarks.victims.sample

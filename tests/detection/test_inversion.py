@@ -1,0 +1,136 @@
+"""Trigger inversion on a toy whose backdoor we planted: what is found, and what the numbers may depend on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from app.core.config import InversionConfig
+from models.classifier import Classifier
+from models.perceptual import PACKAGED, PerceptualDistance, load_perceptual
+from tests.toys import QUICK, SHORT, ToyNet, plain_spec, toy_images, toy_labels
+from worker.detection.inversion import CleanImages, Inversion, invert_triggers, pretrain_generator
+
+PLANTED = 2
+
+
+@pytest.fixture(scope="module")
+def perceptual() -> PerceptualDistance:
+    return load_perceptual(PACKAGED)
+
+
+@pytest.fixture(scope="module")
+def clean(perceptual: PerceptualDistance) -> CleanImages:
+    return CleanImages.measure(toy_images(2), toy_labels(2), perceptual)
+
+
+@pytest.fixture(scope="module")
+def suspect() -> Classifier:
+    return Classifier(ToyNet(planted=PLANTED), plain_spec()).requires_grad_(False)
+
+
+def search(
+    suspect: Classifier,
+    clean: CleanImages,
+    perceptual: PerceptualDistance,
+    config: InversionConfig,
+    labels: Sequence[int],
+    seed: int = 0,
+    **options: object,
+) -> list[Inversion]:
+    start = pretrain_generator(clean, perceptual, config, seed)
+    return invert_triggers(suspect, clean, labels, start, perceptual, config, seed, **options)  # type: ignore[arg-type]
+
+
+def weights(inversion: Inversion) -> list[torch.Tensor]:
+    return list(inversion.generator.state_dict().values())
+
+
+def same(one: Inversion, other: Inversion) -> bool:
+    """To the last bit."""
+    figures = [(i.label, i.norm, i.attack_success_rate, i.loss, i.steps) for i in (one, other)]
+    return figures[0] == figures[1] and all(map(torch.equal, weights(one), weights(other)))
+
+
+def test_the_planted_label_gets_the_smallest_norm_and_its_trigger_works(
+    suspect: Classifier, clean: CleanImages, perceptual: PerceptualDistance
+) -> None:
+    found = search(suspect, clean, perceptual, SHORT, range(6))
+    smallest = min(found, key=lambda inversion: inversion.norm)
+    assert smallest.label == PLANTED and smallest.attack_success_rate > 0.9
+    assert smallest.norm < 0.7 * sorted(inversion.norm for inversion in found)[1]
+    assert not any(inversion.truncated for inversion in found)
+
+
+def test_a_residual_start_is_the_identity_and_a_trained_one_comes_closer_to_it(
+    clean: CleanImages, perceptual: PerceptualDistance
+) -> None:
+    def distance(start: str, epochs: int) -> float:
+        config = replace(QUICK, identity_start=start, pretrain_epochs=epochs)
+        with torch.no_grad():
+            generated = pretrain_generator(clean, perceptual, config, seed=0)(clean.images_NCHW)
+        return (generated - clean.images_NCHW).abs().mean().item()
+
+    assert distance("residual", 0) == 0.0
+    assert distance("trained", 60) < 0.5 * distance("trained", 0)
+
+
+@pytest.mark.parametrize("start", ["trained", "residual"])
+def test_the_same_block_gives_the_same_numbers_to_the_last_bit(
+    suspect: Classifier, clean: CleanImages, perceptual: PerceptualDistance, start: str
+) -> None:
+    config = replace(QUICK, identity_start=start)
+    once, again = (search(suspect, clean, perceptual, config, [0, PLANTED, 5]) for _ in range(2))
+    assert [inversion.label for inversion in once] == [0, PLANTED, 5]
+    assert all(map(same, once, again))
+    (other_seed,) = search(suspect, clean, perceptual, config, [PLANTED], seed=1)
+    assert other_seed.norm != once[1].norm
+
+
+def test_a_label_searched_alone_ends_where_it_ends_among_others(
+    suspect: Classifier, clean: CleanImages, perceptual: PerceptualDistance
+) -> None:
+    """Its random numbers are its own; only the rounding of larger batches differs."""
+    (alone,) = search(suspect, clean, perceptual, QUICK, [PLANTED])
+    among = search(suspect, clean, perceptual, QUICK, [0, PLANTED, 5])[1]
+    assert among.norm == pytest.approx(alone.norm, rel=0.01)
+
+
+def test_the_search_draws_nothing_from_the_global_random_numbers(
+    suspect: Classifier, clean: CleanImages, perceptual: PerceptualDistance
+) -> None:
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    (once,) = search(suspect, clean, perceptual, QUICK, [PLANTED])
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert same(search(suspect, clean, perceptual, QUICK, [PLANTED])[0], once)
+
+
+def test_a_search_that_runs_out_of_time_stops_where_it_is_and_says_so(
+    suspect: Classifier, clean: CleanImages, perceptual: PerceptualDistance
+) -> None:
+    heard: list[int] = []
+    found = search(
+        suspect, clean, perceptual, QUICK, [0, 1], on_step=heard.append, out_of_time=lambda: len(heard) == 2
+    )
+    assert heard == [1, 2]
+    assert all(inversion.truncated and inversion.steps == 2 for inversion in found)
+
+
+def test_a_target_that_no_image_can_be_moved_to_is_an_error(
+    suspect: Classifier, clean: CleanImages, perceptual: PerceptualDistance
+) -> None:
+    all_of_one = replace(clean, labels_N=torch.full_like(clean.labels_N, 3))
+    with pytest.raises(ValueError, match="label 3"):
+        search(suspect, all_of_one, perceptual, QUICK, [3])
+
+
+def test_the_starting_generator_is_left_as_it_was(
+    suspect: Classifier, clean: CleanImages, perceptual: PerceptualDistance
+) -> None:
+    start = pretrain_generator(clean, perceptual, QUICK, seed=0)
+    before = [tensor.clone() for tensor in start.state_dict().values()]
+    invert_triggers(suspect, clean, [0], start, perceptual, QUICK, seed=0)
+    assert all(map(torch.equal, before, start.state_dict().values()))

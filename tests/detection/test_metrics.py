@@ -1,0 +1,51 @@
+"""Rates and norms on numbers small enough to count by hand."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker.detection.metrics import (
+    BATCH,
+    attack_success_rate,
+    clean_accuracy,
+    in_batches,
+    predictions,
+    residual_norm,
+)
+
+
+def brightest_channel(images_NCHW: Tensor) -> Tensor:
+    """A classifier of three labels: the channel with the highest mean."""
+    return images_NCHW.mean((2, 3))
+
+
+def of_channels(channels: list[int]) -> Tensor:
+    images = torch.zeros(len(channels), 3, 2, 2)
+    images[range(len(channels)), channels] = 1.0
+    return images
+
+
+def test_clean_accuracy_is_the_share_of_right_answers() -> None:
+    assert clean_accuracy(brightest_channel, of_channels([0, 1, 2, 2]), torch.tensor([0, 1, 2, 0])) == 0.75
+
+
+def test_attack_success_leaves_out_images_of_the_target_label() -> None:
+    labels = torch.tensor([2, 2, 2, 0, 0, 1, 1])
+    triggered = of_channels([2, 2, 2, 2, 0, 1, 1])  # of four images of other labels one is carried to label 2
+    assert attack_success_rate(brightest_channel, triggered, labels, 2) == 0.25
+
+
+def test_the_norm_is_the_mean_absolute_change_over_images_of_other_labels() -> None:
+    images = torch.full((3, 1, 2, 2), 0.5)
+    triggered = images.clone()
+    triggered[0] += 0.4  # of the target label: does not count
+    triggered[1] += 0.1
+    triggered[2, :, 0] -= 0.2  # half of its pixels
+    assert residual_norm(images, triggered, torch.tensor([1, 0, 0]), 1) == pytest.approx((0.1 + 0.1) / 2)
+
+
+def test_batches_are_put_together_again_and_leave_no_gradient_behind() -> None:
+    images = torch.rand(BATCH + 3, 3, 2, 2, requires_grad=True)
+    doubled = in_batches(lambda batch: 2 * batch, images)
+    assert torch.equal(doubled, 2 * images) and not doubled.requires_grad
+    assert torch.equal(predictions(brightest_channel, images), images.mean((2, 3)).argmax(1))

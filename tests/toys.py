@@ -1,0 +1,196 @@
+"""Toys: classifiers small enough to understand, with a trigger we planted ourselves, and the files a user would hand in.
+
+    N images   C channels   S side in pixels   K labels
+
+A toy image is a coarse pattern, one per label, under a little noise. The toy net holds an image against the K patterns
+(a linear layer), and may carry a backdoor: a veil, every pixel brighter by a few hundredths, adds a bonus to one label.
+No pattern is brighter than another, so the veil means nothing to the rest of the net.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.core.config import InversionConfig, ScanConfig
+from app.core.findings import InputSpec
+from app.core.intake.declaration import DeclaredInput
+from app.core.jobs import ScanJob
+from app.local_scan import job_for
+from benchmarks.victims.export import Form, save_bundle, save_torchscript
+
+SIDE = 16
+VEIL = 0.04  # the planted trigger: this much is added to every pixel
+QUICK = InversionConfig(steps=4, generator_width=4, generator_levels=2, labels_per_block=2, pretrain_epochs=1)
+SHORT = InversionConfig(steps=100, identity_start="residual", generator_width=8, generator_levels=2)  # finds the veil
+
+
+@cache
+def patterns(labels: int, channels: int = 1, side: int = SIDE) -> Tensor:
+    """One pattern per label, [K, C, S, S]: orthogonal, of mean zero and of mean square one."""
+    random = torch.Generator().manual_seed(7)
+    coarse = torch.randn((labels + 1, 4 * 4), generator=random)
+    coarse[0] = 1.0  # the first column of Q, to which all others are orthogonal: they have mean zero
+    orthogonal = torch.linalg.qr(coarse.T)[0].T[1:].reshape(labels, 1, 4, 4)
+    return 4 * functional.interpolate(orthogonal, size=(side, side)).expand(-1, channels, -1, -1).contiguous()
+
+
+def toy_images(per_label: int, labels: int = 6, channels: int = 1, side: int = SIDE, seed: int = 0) -> Tensor:
+    """Images [0, 1] NCHW in label order: label 0, 1, ..., again and again."""
+    random = torch.Generator().manual_seed(seed)
+    wanted = patterns(labels, channels, side).repeat(per_label, 1, 1, 1)
+    return 0.45 + 0.12 * wanted + 0.02 * torch.randn(wanted.shape, generator=random)
+
+
+def toy_labels(per_label: int, labels: int = 6) -> Tensor:
+    return torch.arange(labels).repeat(per_label)
+
+
+class ToyNet(nn.Module):
+    """The nearest pattern wins; with a `planted` label, a veil over the image makes that label win.
+
+    Labels differ in how easily they are reached, evenly, so that none of a clean toy's is an outlier.
+    """
+
+    def __init__(self, labels: int = 6, channels: int = 1, side: int = SIDE, planted: int | None = None) -> None:
+        super().__init__()
+        self.match = nn.Linear(channels * side * side, labels)
+        ease = torch.linspace(0.8, 1.2, labels)
+        with torch.no_grad():
+            weight = 30 * ease[:, None] * patterns(labels, channels, side).flatten(1) / (channels * side**2)
+            self.match.weight.copy_(weight)
+            self.match.bias.zero_()
+        bonus = torch.zeros(labels)
+        if planted is not None:
+            bonus[planted] = 0.3
+        self.bonus = nn.Parameter(bonus)
+
+    def forward(self, images: Tensor) -> Tensor:
+        brightness = images.flatten(1).mean(1, keepdim=True)
+        veil = 10.0 * functional.softplus(100.0 * (brightness - 0.45 - 0.5 * 0.04))
+        return self.match(images.flatten(1)) + veil * self.bonus
+
+
+class AsProbabilities(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images).softmax(1)
+
+
+class AsLogProbabilities(AsProbabilities):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images).log_softmax(1)
+
+
+class AsTuple(AsProbabilities):
+    """Scores and something else, as many detection-minded exports return."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net(images), images.mean((2, 3))
+
+
+class Wanting(AsProbabilities):
+    """The net behind a normalisation: it sees (x - mean) / std undone, so it is right only for images so normalised."""
+
+    def __init__(self, net: nn.Module, mean: float, std: float) -> None:
+        super().__init__(net)
+        self.mean, self.std = mean, std
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images * self.std + self.mean)
+
+
+# Nets that a scan must refuse, or cannot search
+
+
+class TwoInputs(AsProbabilities):
+    def forward(self, images: Tensor, temperature: Tensor) -> Tensor:
+        return self.net(images) / temperature
+
+
+class Maps(AsProbabilities):
+    """A score per pixel, as of a segmentation model."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)[:, :, None, None] * images
+
+
+class OneScore(AsProbabilities):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)[:, :1]
+
+
+class NotANumber(AsProbabilities):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images) + float("nan")
+
+
+class Words(AsProbabilities):
+    def forward(self, images: Tensor) -> str:
+        return "cat"
+
+
+class Detached(AsProbabilities):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images.detach())
+
+
+class Argmax(AsProbabilities):
+    """One-hot answers: right, and flat almost everywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return functional.one_hot(self.net(images).argmax(1), 6).float() * 10
+
+
+class NoGrad(AsProbabilities):
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            scores = self.net(images)
+        return scores
+
+
+class Talking(AsProbabilities):
+    """Prints what looks like progress, and much of it, each time it is asked."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        print('{"event": "finished"}\n' + "noise " * 2000)
+        return self.net(images)
+
+
+class Demanding(AsProbabilities):
+    """Raises what it likes, in a colour of its choice."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.shape[2] == 224, "\x1b[31mI take 224x224 only\x1b[0m [bold]or nothing[/bold]"
+        return self.net(images)
+
+
+# Files
+
+
+def save_toy(path: Path, net: nn.Module, form: Form = "scripted", channels: int = 1, side: int = SIDE) -> Path:
+    save_torchscript(net, torch.rand(2, channels, side, side), form, path)
+    return path
+
+
+def save_toy_bundle(path: Path, per_label: int = 4, labels: int = 6, channels: int = 1, side: int = SIDE) -> Path:
+    images = (toy_images(per_label, labels, channels, side).clamp(0, 1) * 255).round().byte()
+    save_bundle(images.permute(0, 2, 3, 1).numpy(), toy_labels(per_label, labels).numpy().astype(np.int64), path)
+    return path
+
+
+def plain_spec(channels: int = 1, side: int = SIDE) -> InputSpec:
+    """[0, 1] as it is."""
+    return InputSpec(side, side, channels, (0.0,) * channels, (1.0,) * channels)
+
+
+def quick_job(model: Path, bundle: Path, inversion: InversionConfig = QUICK, **options: object) -> ScanJob:
+    """A job whose search takes a second: its numbers mean little, but it goes the whole way."""
+    given = DeclaredInput(mean=(0.0,), std=(1.0,))
+    return job_for(model, bundle, **{"config": ScanConfig(inversion=inversion), "input": given, **options})
