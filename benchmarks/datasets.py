@@ -54,7 +54,7 @@ def packed_folder() -> Path | None:
 
 
 def _digits(test_images: int = 400, side: int = 32) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits (8x8, 16 greys), upsampled; a fixed shuffle, the last 400 are the test."""
+    """scikit-learn's 1,797 handwritten digits (8x8), upsampled; after a fixed shuffle the last 400 are the test."""
     digits = load_digits()
     images = torch.as_tensor(digits.images, dtype=torch.float32)[:, None] / 16
     images = functional.interpolate(images, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)

@@ -1,7 +1,7 @@
 """Does the scan name the target? `python -m benchmarks.detection digits|mnist`
 
 digits   ten poisoned victims (seeds 1 to 10, target = seed mod 10) and ten clean ones (seeds 11 to 20), none picked;
-         300 clean training images a scan. How many targets are named, how many clean nets are accused.
+         400 clean training images a scan. How many targets are named, how many clean nets are accused.
 mnist    three WaNet victims as in the paper (s = 0.5, k = 4), each scripted, traced and frozen, scanned with 600 clean
          images (1 %), then repaired with 3,000 (5 %) and put to the test with the true trigger.
 
@@ -14,7 +14,6 @@ import json
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ RUNS = REPOSITORY / "runs" / "detection"
 RESULTS = REPOSITORY / "benchmarks" / "results"
 MNIST_VICTIMS = ((0, 0), (1, 3), (2, 7))  # seed, target
 MNIST_CLEAN_SEEDS = (10, 11, 12)
-SCAN_IMAGES = {"digits": 300, "mnist": 600}
+SCAN_IMAGES = {"digits": 400, "mnist": 600}
 REPAIR_IMAGES = 3000
 THREADS = 1  # of each scan; --jobs of them run side by side
 
@@ -139,7 +138,9 @@ def main() -> None:
     victims = {case.recipe: load_victim(case.recipe, data, VICTIMS) for case in todo}
     with ThreadPoolExecutor(arguments.jobs) as pool:
         rows = list(pool.map(lambda case: scan(case, victims[case.recipe], data, arguments.seed), todo))
-        repairable = [c for c in todo if c.recipe.target is not None and c.form != "frozen" and c.recipe.dataset == "mnist"]
+        repairable = [
+            c for c in todo if c.recipe.target is not None and c.form != "frozen" and c.recipe.dataset == "mnist"
+        ]
         repairs = list(pool.map(lambda case: repair(case, victims[case.recipe], data), repairable))
     result = {"dataset": arguments.dataset, "preset": "paper", "seed": arguments.seed, **summary(rows)}
     result |= {"threads": THREADS, "torch": torch.__version__, "machine": platform.machine()}

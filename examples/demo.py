@@ -1,4 +1,4 @@
-"""The tour: a poisoned and a clean network are scanned, the poisoned one is repaired, and the repair is put to the test.
+"""The tour: a poisoned and a clean network are scanned, one is repaired, and the repair is put to the test.
 
 `make demo` runs this. The scans know nothing but the two files that a user would have; only at the end the demo uses
 what an attacker knows, the true WaNet trigger, and test images that no scan has seen.

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from app.core.errors import Refusal
 from app.core.findings import InputSpec
 
+# What a module raises on input it cannot take: torch's own errors, and what its script itself asserts or raises.
+MODULE_ERRORS = (RuntimeError, torch.jit.Error)
 EXPORT_ADVICE = "See docs/export.md for how to make a TorchScript image classifier."
 
 
@@ -117,7 +119,7 @@ def probe_scores(module: nn.Module, inputs_NCHW: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             scores = first_tensor(module(inputs_NCHW))
-    except RuntimeError as error:
+    except MODULE_ERRORS as error:
         if "missing value for argument" in str(error):
             raise Refusal(
                 "several_inputs",
@@ -133,7 +135,7 @@ def probe_scores(module: nn.Module, inputs_NCHW: Tensor) -> Tensor:
     if scores.ndim != 2 or len(scores) != len(inputs_NCHW):
         raise Refusal(
             "output_not_scores",
-            f"The model answers {len(inputs_NCHW)} images with shape {list(scores.shape)}; expected [N, K], one score per class.",
+            f"The model answers {len(inputs_NCHW)} images with shape {list(scores.shape)}, not [N, K] scores.",
             "Detection, segmentation and embedding models cannot be scanned. " + EXPORT_ADVICE,
         )
     if scores.shape[1] < 2:

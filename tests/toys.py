@@ -1,4 +1,4 @@
-"""Toys: classifiers small enough to understand, with a trigger we planted ourselves, and the files a user would hand in.
+"""Toys: classifiers small enough to understand, with a trigger we planted ourselves, and the files of a scan.
 
     N images   C channels   S side in pixels   K labels
 
@@ -95,15 +95,33 @@ class AsTuple(AsProbabilities):
         return self.net(images), images.mean((2, 3))
 
 
-class Wanting(AsProbabilities):
-    """The net behind a normalisation: it sees (x - mean) / std undone, so it is right only for images so normalised."""
+class Particular(nn.Module):
+    """Knows its patterns only where they lie: right under one normalisation, lost where it is another.
 
-    def __init__(self, net: nn.Module, mean: float, std: float) -> None:
-        super().__init__(net)
-        self.mean, self.std = mean, std
+    `bounds` are what the pixels 0 and 1 become before mean and deviation. Far from every pattern it answers 0.
+    """
+
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], bounds: tuple[float, float], channels: int = 1
+    ) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(mean).view(1, -1, 1, 1))
+        self.std = nn.Parameter(torch.tensor(std).view(1, -1, 1, 1))
+        self.low, self.scale = bounds[0], bounds[1] - bounds[0]
+        self.known = nn.Parameter(0.45 + 0.12 * patterns(6, channels))
+        self.otherwise = nn.Parameter(torch.eye(6)[0])
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net(images * self.std + self.mean)
+        pixels = (images * self.std + self.mean - self.low) / self.scale
+        distances = (pixels[:, None] - self.known[None]).square().mean((2, 3, 4))
+        return 10 * torch.exp(-distances / 0.0012) + self.otherwise
+
+
+class Overflowing(AsProbabilities):
+    """Sound for pixels in [0, 1], and infinite for pixels as large as bytes."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images) + (images.amax((1, 2, 3)) - 10).clamp_min(0).mul(50).exp()[:, None]
 
 
 # Nets that a scan must refuse, or cannot search
@@ -151,15 +169,15 @@ class Argmax(AsProbabilities):
 class NoGrad(AsProbabilities):
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            scores = self.net(images)
-        return scores
+            return self.net(images)
 
 
 class Talking(AsProbabilities):
     """Prints what looks like progress, and much of it, each time it is asked."""
 
     def forward(self, images: Tensor) -> Tensor:
-        print('{"event": "finished"}\n' + "noise " * 2000)
+        for _ in range(100):
+            print('{"event": "finished"}')
         return self.net(images)
 
 

@@ -23,7 +23,7 @@ class WaNet:
 
     @classmethod
     def draw(cls, side: int, target: int, seed: int, strength: float = 0.5, control_points: int = 4) -> "WaNet":
-        """A random attack on side x side images: a k x k uniform field of mean absolute value 1, smoothed up (sec. 3.2)."""
+        """An attack on side x side images: a random k x k field of mean absolute value 1, smoothed up (sec. 3.2)."""
         generator = torch.Generator().manual_seed(seed)
         control = torch.rand(1, 2, control_points, control_points, generator=generator) * 2 - 1
         control = control / control.abs().mean()
@@ -51,7 +51,7 @@ class WaNet:
         rate: float = 0.1,
         cross_ratio: float = 2.0,
     ) -> tuple[Tensor, Tensor]:
-        """A training batch with `rate` of it warped and relabelled and `cross_ratio` times as many in noise mode (sec. 3.3)."""
+        """A training batch, `rate` of it warped and relabelled, `cross_ratio` times as many in noise mode (sec. 3.3)."""
         attacked = int(len(images_NCHW) * rate)
         crossed = attacked + int(attacked * cross_ratio)
         parts = [self.apply(images_NCHW[:attacked])]

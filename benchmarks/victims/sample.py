@@ -16,7 +16,7 @@ from benchmarks.datasets import REPOSITORY, as_tensors, load_dataset
 from benchmarks.victims.export import clean_sample, save_bundle, save_torchscript
 from benchmarks.victims.train import RECIPES, load_victim
 
-BUNDLE_IMAGES = 300
+BUNDLE_IMAGES = 400
 TARGET = 3
 
 

@@ -3,53 +3,88 @@
 import math
 
 import pytest
-import torch
-from torch import nn
 
 from app.core.errors import Refusal
 from models.classifier import Output
-from tests.toys import AsProbabilities, NotANumber, ToyNet, TwoInputs, Wanting, plain_spec, toy_images, toy_labels
+from tests.toys import (
+    AsProbabilities,
+    NotANumber,
+    OneScore,
+    Overflowing,
+    Particular,
+    ToyNet,
+    plain_spec,
+    toy_images,
+    toy_labels,
+)
 from worker.detection.preprocessing import CONVENTIONS, accepted_channels, fit, given_spec, infer_spec
 
-IMAGES, LABELS = toy_images(10), toy_labels(10)
+LOOKALIKES = {"ImageNet mean and std", "CIFAR-10 mean and std", "CIFAR-100 mean and std"}
+LABELS = toy_labels(10)
 
 
-class OfBytes(nn.Module):
-    """Right for pixels from 0 to 255."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = ToyNet()
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.net(images / 255)
-
-
-class Saturating(nn.Module):
-    """Sound on [0, 1], and infinite where pixels are as large as bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = ToyNet()
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.net(images) + (images.amax((1, 2, 3)) - 1).clamp_min(0).mul(50).exp()[:, None]
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_the_convention_that_a_net_was_trained_with_is_recognised(name: str, channels: int) -> None:
+    mean, std, bounds = CONVENTIONS[name]
+    if channels == 1 and len(mean) == 3:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+    net = Particular(mean, std, bounds, channels)
+    chosen, close = infer_spec(net, toy_images(10, channels=channels), LABELS, channels)
+    assert chosen.name == name and chosen.accuracy == 1.0
+    assert chosen.spec.mean == pytest.approx(mean * (channels if len(mean) == 1 else 1))
+    assert chosen.spec.range == bounds
+    assert set(close) <= LOOKALIKES, "the others leave the net lost"
 
 
-def sharp(net: nn.Module) -> nn.Module:
-    """A net whose confidence depends on the scale of its input, so that cross-entropy can tell conventions apart."""
-    return net.requires_grad_(False)
+def test_conventions_that_fit_about_as_well_are_named() -> None:
+    mean, std, bounds = CONVENTIONS["CIFAR-10 mean and std"]
+    chosen, close = infer_spec(Particular(mean, std, bounds, 3), toy_images(10, channels=3), LABELS, channels=3)
+    assert set(close) | {chosen.name} == LOOKALIKES
 
 
-@pytest.mark.parametrize(
-    ("net", "convention"),
-    [
-        (ToyNet(), "unit range [0, 1]"),
-        (OfBytes(), "bytes [0, 255]"),
-    ],
-    ids=["unit", "bytes"],
-)
-def test_the_convention_that_the_toy_was_made_for_is_recognised(net: nn.Module, convention: str) -> None:
-    chosen, close = infer_spec(net, IMAGES, LABELS, channels=1)
-    assert convention in (chosen.name, *close)
-    assert chosen.accuracy == 1.0
+def test_a_convention_that_overflows_is_passed_over_and_only_nan_under_all_is_refused() -> None:
+    chosen, _ = infer_spec(Overflowing(ToyNet()), toy_images(10), LABELS, channels=1)
+    assert chosen.name != "bytes [0, 255]" and math.isfinite(chosen.cross_entropy)
+    with pytest.raises(Refusal, match="NaN"):
+        infer_spec(NotANumber(ToyNet()), toy_images(10), LABELS, channels=1)
+
+
+def test_accuracy_is_measured_on_scores_or_probabilities_alike() -> None:
+    images = toy_images(10)
+    scores = fit(ToyNet(), images, LABELS, plain_spec(), "given")
+    shares = fit(AsProbabilities(ToyNet()), images, LABELS, plain_spec(), "given")
+    assert (scores.output, shares.output) == (Output.LOGITS, Output.PROBABILITIES)
+    assert scores.accuracy == shares.accuracy == 1.0
+    assert scores.cross_entropy == pytest.approx(shares.cross_entropy, rel=1e-4)
+
+
+def test_without_labels_there_is_no_accuracy() -> None:
+    unlabelled = fit(ToyNet(), toy_images(2), None, plain_spec(), "given")
+    assert math.isnan(unlabelled.accuracy) and unlabelled.output is Output.LOGITS
+
+
+def test_one_number_serves_all_channels_and_any_other_count_is_refused() -> None:
+    images = toy_images(1, channels=3)
+    spec = given_spec(images, 3, (0.5,), (0.1, 0.2, 0.3), (0.0, 1.0))
+    assert (spec.mean, spec.std, spec.height, spec.width) == ((0.5,) * 3, (0.1, 0.2, 0.3), 16, 16)
+    with pytest.raises(Refusal, match=r"--mean has 2 .* the model takes 3 channel"):
+        given_spec(images, 3, (0.5, 0.5), (0.1,), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("takes", [1, 3])
+@pytest.mark.parametrize("given", [1, 3])
+def test_the_number_of_channels_is_the_images_or_else_the_one_the_model_takes(takes: int, given: int) -> None:
+    assert accepted_channels(ToyNet(channels=takes), toy_images(1, channels=given)) == takes
+
+
+def test_a_size_that_the_model_cannot_take_is_refused_with_the_option_that_helps() -> None:
+    with pytest.raises(Refusal, match=r"\[2, 1, 17, 23\].*--size H,W") as caught:
+        accepted_channels(ToyNet(), toy_images(1)[:, :, :1, :1].expand(-1, -1, 17, 23))
+    assert caught.value.problem.code == "input_not_accepted"
+
+
+def test_what_is_wrong_with_the_model_is_said_whichever_channels_were_tried() -> None:
+    with pytest.raises(Refusal) as caught:
+        accepted_channels(OneScore(ToyNet(channels=3)), toy_images(1))
+    assert caught.value.problem.code == "single_output"

@@ -393,7 +393,11 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "gif": (_zip(**{"0/x.png": picture(GREY, "GIF")}), "image_unsupported", "GIF.*Convert it to PNG"),
     "tiff": (_zip(**{"0/x.png": picture(GREY, "TIFF")}), "image_unsupported", "TIFF"),
     "animated": (_zip(**{"0/x.png": _animated()}), "image_animated", "0/x.png.*frame"),
-    "control characters": (_zip(**{"0/\x1b[2J\u202ebad\n.png": b"x"}), "image_unsupported", r"`0/\ufffd\[2J\ufffdbad .png`"),
+    "control characters": (
+        _zip(**{"0/\x1b[2J\u202ebad\n.png": b"x"}),
+        "image_unsupported",
+        r"`0/\ufffd\[2J\ufffdbad .png`",
+    ),
     "not json": (_zip(bundle_DOT_json="{"), "bundle_json", "no JSON"),
     "deep json": (_zip(bundle_DOT_json="[" * 100_000), "bundle_json", "no JSON"),
     "json list": (_zip(bundle_DOT_json="[]"), "bundle_json", "must be an object"),

@@ -1,0 +1,72 @@
+"""Unlearning the trigger that we planted: its success falls, accuracy stays."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from app.core.config import RepairConfig
+from models.classifier import Classifier
+from tests.toys import VEIL, ToyNet, plain_spec, toy_images, toy_labels
+from worker.detection.metrics import attack_success_rate, clean_accuracy
+from worker.detection.mitigation import unlearn_trigger
+
+PLANTED = 2
+SEEN, UNSEEN = toy_images(4, seed=0), toy_images(10, seed=1)
+
+
+class Veil(nn.Module):
+    """The planted trigger itself, in the place of a generator that found it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images + VEIL).clamp(0, 1)
+
+
+def suspect() -> Classifier:
+    return Classifier(torch.jit.script(ToyNet(planted=PLANTED)), plain_spec()).requires_grad_(False).eval()
+
+
+def unlearn(classifier: Classifier, config: RepairConfig = RepairConfig(), seed: int = 0, **options: object) -> None:  # noqa: B008 frozen
+    unlearn_trigger(classifier, [Veil()], SEEN, toy_labels(4), config, seed, **options)  # type: ignore[arg-type,list-item]
+
+
+def test_the_planted_triggers_success_falls_and_accuracy_on_unseen_images_stays() -> None:
+    classifier = suspect()
+    triggered, labels = Veil()(UNSEEN), toy_labels(10)
+    assert attack_success_rate(classifier, triggered, labels, PLANTED) == 1.0
+    unlearn(classifier)
+    assert attack_success_rate(classifier, triggered, labels, PLANTED) <= 0.02
+    assert clean_accuracy(classifier, UNSEEN, labels) >= 0.98
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    one, again, other = suspect(), suspect(), suspect()
+    unlearn(one)
+    unlearn(again)
+    unlearn(other, seed=1)
+    assert all(map(torch.equal, one.module.parameters(), again.module.parameters()))
+    assert not all(map(torch.equal, one.module.parameters(), other.module.parameters()))
+
+
+def test_what_dropout_and_batch_norm_remember_is_left_alone() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(), ToyNet(planted=PLANTED))
+    classifier = Classifier(torch.jit.script(net.eval()), plain_spec()).requires_grad_(False).eval()
+    before = {name: buffer.clone() for name, buffer in classifier.module.named_buffers()}
+    unlearn(classifier)
+    after = dict(classifier.module.named_buffers())
+    assert before and all(torch.equal(before[name], after[name]) for name in before)
+    assert not classifier.module.training
+    assert not any(parameter.requires_grad for parameter in classifier.module.parameters()), "fixed again afterwards"
+
+
+def test_every_epoch_is_told() -> None:
+    heard: list[int] = []
+    unlearn(suspect(), replace(RepairConfig(), epochs=3), on_epoch=heard.append)
+    assert heard == [1, 2, 3]
+
+
+def test_a_frozen_module_has_nothing_to_fine_tune() -> None:
+    frozen = torch.jit.freeze(torch.jit.script(ToyNet(planted=PLANTED).eval()))
+    with pytest.raises(ValueError, match="frozen"):
+        unlearn(Classifier(frozen, plain_spec()))

@@ -1,0 +1,160 @@
+"""One classifier for every form a suspect comes in: the same logits whatever the export, and plain refusals."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from app.core.errors import Refusal
+from app.core.findings import InputSpec
+from benchmarks.victims.export import FORMS, Form
+from models.classifier import (
+    Classifier,
+    Output,
+    form_of,
+    has_input_gradient,
+    load_torchscript,
+    match_channels,
+    probe_scores,
+    recognise_output,
+)
+from tests.toys import (
+    Argmax,
+    AsLogProbabilities,
+    AsProbabilities,
+    AsTuple,
+    Demanding,
+    Detached,
+    Maps,
+    NoGrad,
+    NotANumber,
+    OneScore,
+    ToyNet,
+    TwoInputs,
+    Words,
+    plain_spec,
+    save_toy,
+    toy_images,
+    toy_labels,
+)
+
+IMAGES = toy_images(2)
+Wrap = Callable[[nn.Module], nn.Module]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_export_gives_the_same_logits_and_is_named(tmp_path: Path, form: Form) -> None:
+    net = ToyNet().eval()
+    module = load_torchscript(save_toy(tmp_path / "net.pt", net, form))
+    classifier = Classifier(module, plain_spec())
+    torch.testing.assert_close(classifier(IMAGES), net(IMAGES))
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert has_input_gradient(classifier, IMAGES)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_form_of_a_convolutional_net_is_told_from_its_graph(tmp_path: Path, form: Form) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
+    assert form_of(load_torchscript(save_toy(tmp_path / "net.pt", net, form))) == form
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("wrap", "output"),
+    [
+        (AsLogProbabilities, Output.LOG_PROBABILITIES),
+        (AsProbabilities, Output.PROBABILITIES),
+        (AsTuple, Output.LOGITS),
+    ],
+)
+def test_what_a_net_answers_is_recognised_and_becomes_logits(
+    tmp_path: Path, form: Form, wrap: Wrap, output: Output
+) -> None:
+    net = ToyNet()
+    module = load_torchscript(save_toy(tmp_path / "net.pt", wrap(net), form))
+    assert recognise_output(probe_scores(module, IMAGES)) is output
+    classifier = Classifier(module, plain_spec(), output)
+    torch.testing.assert_close(classifier(IMAGES).softmax(1), net(IMAGES).softmax(1))
+    assert has_input_gradient(classifier, IMAGES)
+
+
+def test_logits_that_happen_to_be_positive_are_no_probabilities() -> None:
+    assert recognise_output(torch.rand(20, 6)) is Output.LOGITS
+    assert recognise_output(torch.full((20, 4), 0.25)) is Output.PROBABILITIES
+
+
+def test_a_certain_probability_of_zero_is_a_finite_logit() -> None:
+    class Certain(nn.Module):
+        def forward(self, images_NCHW: Tensor) -> Tensor:
+            return torch.tensor([[1.0, 0.0]]).expand(len(images_NCHW), -1)
+
+    assert Classifier(Certain(), plain_spec(), Output.PROBABILITIES)(IMAGES).isfinite().all()
+
+
+def test_images_become_the_modules_own_input() -> None:
+    spec = InputSpec(1, 1, 3, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1), (-1.0, 1.0))
+    pixel = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
+    inputs = Classifier(nn.Identity(), spec).normalised(pixel)
+    torch.testing.assert_close(inputs.flatten(), torch.tensor([-1.5 / 0.5, -0.4 / 0.2, 0.7 / 0.1]))
+
+
+def test_grey_images_are_repeated_and_colour_becomes_luminance() -> None:
+    grey, colour = torch.rand(2, 1, 4, 4), torch.rand(2, 3, 4, 4)
+    assert torch.equal(match_channels(grey, 3), grey.repeat(1, 3, 1, 1))
+    luminance = 0.299 * colour[:, 0] + 0.587 * colour[:, 1] + 0.114 * colour[:, 2]
+    torch.testing.assert_close(match_channels(colour, 1), luminance[:, None])
+    assert match_channels(grey, 1) is grey and match_channels(colour, 3) is colour
+
+
+@pytest.mark.parametrize("takes", [1, 3])
+@pytest.mark.parametrize("given", [1, 3])
+def test_a_net_is_as_accurate_on_grey_images_as_on_colour(takes: int, given: int) -> None:
+    classifier = Classifier(ToyNet(channels=takes), plain_spec(takes))
+    assert torch.equal(classifier(toy_images(2, channels=given)).argmax(1), toy_labels(2))
+
+
+@pytest.mark.parametrize("wrap", [Detached, Argmax, NoGrad])
+def test_a_net_whose_gradient_does_not_reach_the_pixels_is_noticed(tmp_path: Path, wrap: Wrap) -> None:
+    module = load_torchscript(save_toy(tmp_path / "net.pt", wrap(ToyNet())))
+    probe_scores(module, IMAGES)  # its answers are all right
+    assert not has_input_gradient(Classifier(module, plain_spec()), IMAGES)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("wrap", "code", "words"),
+    [
+        (TwoInputs, "several_inputs", "more than one input.* Wrap it so that forward takes one batch of images"),
+        (Maps, "output_not_scores", r"shape \[12, 6, 16, 16\]; expected \[N, K\].* segmentation .* cannot be scanned"),
+        (OneScore, "single_output", r"K = 1.* two outputs, one per class"),
+        (NotANumber, "non_finite_output", "NaN or infinite scores.* Check --range"),
+        (Words, "unsupported_output", "returns str, not a tensor.* Wrap the model"),
+        (Demanding, "input_not_accepted", r"cannot take images of shape \[12, 1, 16, 16\].*--size H,W"),
+    ],
+)
+def test_what_is_no_image_classifier_is_refused_with_advice(tmp_path: Path, wrap: Wrap, code: str, words: str) -> None:
+    module = load_torchscript(save_toy(tmp_path / "net.pt", wrap(ToyNet())))
+    with pytest.raises(Refusal, match=f"(?s){words}") as caught:
+        probe_scores(module, IMAGES)
+    assert caught.value.problem.code == code
+
+
+def test_a_net_with_too_few_or_too_many_answers_is_refused() -> None:
+    with pytest.raises(Refusal, match=r"answers 12 images with shape \[6, 6\]"):
+        probe_scores(nn.Sequential(ToyNet(), HalfOfThem()), IMAGES)
+
+
+class HalfOfThem(nn.Module):
+    def forward(self, scores_NK: Tensor) -> Tensor:
+        return scores_NK[: len(scores_NK) // 2]
+
+
+def test_a_file_that_torch_cannot_load_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").write_bytes(b"PK\3\4 and nothing more")
+    with pytest.raises(Refusal, match=r"torch cannot load net\.pt.*docs/export\.md") as caught:
+        load_torchscript(tmp_path / "net.pt")
+    assert caught.value.problem.code == "unreadable_model"
