@@ -51,7 +51,7 @@ class WaNet:
         rate: float = 0.1,
         cross_ratio: float = 2.0,
     ) -> tuple[Tensor, Tensor]:
-        """A training batch, `rate` of it warped and relabelled, `cross_ratio` times as many in noise mode (sec. 3.3)."""
+        """A batch, `rate` of it warped and relabelled, `cross_ratio` times as many in noise mode (sec. 3.3)."""
         attacked = int(len(images_NCHW) * rate)
         crossed = attacked + int(attacked * cross_ratio)
         parts = [self.apply(images_NCHW[:attacked])]

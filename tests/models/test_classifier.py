@@ -129,7 +129,7 @@ def test_a_net_whose_gradient_does_not_reach_the_pixels_is_noticed(tmp_path: Pat
     ("wrap", "code", "words"),
     [
         (TwoInputs, "several_inputs", "more than one input.* Wrap it so that forward takes one batch of images"),
-        (Maps, "output_not_scores", r"shape \[12, 6, 16, 16\]; expected \[N, K\].* segmentation .* cannot be scanned"),
+        (Maps, "output_not_scores", r"shape \[12, 6, 16, 16\].*\[N, K\].* segmentation .* cannot be scanned"),
         (OneScore, "single_output", r"K = 1.* two outputs, one per class"),
         (NotANumber, "non_finite_output", "NaN or infinite scores.* Check --range"),
         (Words, "unsupported_output", "returns str, not a tensor.* Wrap the model"),

@@ -9,9 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from app.core.findings import Caveat, Preparation, Reason
 from app.core.intake.bundle import check_labels
+from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import write_whole
 from models.classifier import Classifier, form_of, has_input_gradient, match_channels, probe_scores
 from worker.detection.inversion import pretrain_generator
@@ -37,49 +39,23 @@ def prepare(bench: Workbench) -> None:
 
 def _understand(bench: Workbench) -> Preparation:
     declared = bench.job.input.filled_from(bench.bundle.declared)
-    module, images = bench.module, bench.images_NCHW
-    channels = declared.channels or accepted_channels(module, images)
-    num_labels = probe_scores(module, _first_inputs(images, channels)).shape[1]
+    images = bench.images_NCHW
+    channels = declared.channels or accepted_channels(bench.module, images)
+    num_labels = probe_scores(bench.module, match_channels(images[:PROBED_IMAGES], channels)).shape[1]
     check_labels(bench.bundle, num_labels)
     labels = None if bench.bundle.labels is None else torch.as_tensor(bench.bundle.labels).to(bench.device)
-    said = declared.mean is not None or declared.std is not None or declared.range is not None
-    close: tuple[str, ...] = ()
-    reasons: list[Reason] = []
-    caveats: list[Caveat] = []
-    if said:
-        spec = given_spec(
-            images, channels, declared.mean or (0.0,), declared.std or (1.0,), declared.range or (0.0, 1.0)
-        )
-        found = fit(module, images, labels, spec, "given")
-    elif labels is None:
-        reasons.append(Reason.NO_LABELS_AND_NO_INPUT_SPEC)
-        found = fit(module, images, labels, given_spec(images, channels, (0.0,), (1.0,), (0.0, 1.0)), "assumed")
-    else:
-        found, close = infer_spec(module, images, labels, channels)
-        caveats.append(Caveat.INFERRED_PREPROCESSING)
-    classifier = Classifier(module, found.spec, found.output).to(bench.device)
-    if _implausible(found, num_labels, declared.expected_accuracy, len(images)):
-        reasons.append(Reason.IMPLAUSIBLE_ACCURACY)
-    if not has_input_gradient(classifier, images[:PROBED_IMAGES]):
-        reasons.append(Reason.NO_INPUT_GRADIENT)
-    counted = predictions(classifier, images) if labels is None else labels
-    per_label = torch.bincount(counted, minlength=num_labels).tolist()
-    if labels is None:
-        caveats.append(Caveat.UNLABELLED_IMAGES)
-    if min(per_label) == 0:
-        caveats.append(Caveat.MISSING_CLASSES)
-    if len(images) < FEW_IMAGES_PER_LABEL * num_labels:
-        caveats.append(Caveat.FEW_CLEAN_IMAGES)
-    if bench.perceptual.name == "packaged":
-        caveats.append(Caveat.PACKAGED_PERCEPTUAL_BACKBONE)
+    found, close = _fit(bench, declared, channels, labels)
+    classifier = Classifier(bench.module, found.spec, found.output).to(bench.device)
+    stand_ins = predictions(classifier, images) if labels is None else labels
+    per_label = torch.bincount(stand_ins, minlength=num_labels).tolist()
     names = dict(enumerate(bench.bundle.class_names))
     return Preparation(
         num_labels=num_labels,
         label_names=tuple(names.get(label) or str(label) for label in range(num_labels)),
-        form=form_of(module),
+        form=form_of(bench.module),
         output=found.output.value,
         input=found.spec,
-        input_source=_source(bench, said),
+        input_source=_source(bench.job.input, declared),
         close_conventions=close,
         clean_accuracy=None if labels is None else found.accuracy,
         images=len(images),
@@ -89,13 +65,50 @@ def _understand(bench: Workbench) -> Preparation:
         device=str(bench.device),
         threads=torch.get_num_threads(),
         versions=_versions(),
-        reasons=tuple(reasons),
-        caveats=tuple(caveats),
+        reasons=_reasons(bench, classifier, found, per_label, declared),
+        caveats=_caveats(bench, per_label, declared),
     )
 
 
-def _first_inputs(images_NCHW: torch.Tensor, channels: int) -> torch.Tensor:
-    return match_channels(images_NCHW[:PROBED_IMAGES], channels)
+def _fit(
+    bench: Workbench, declared: DeclaredInput, channels: int, labels_N: Tensor | None
+) -> tuple[Fit, tuple[str, ...]]:
+    """The normalisation that was said, or the one under which the labels come out best, and those that come close."""
+    if _says_normalisation(declared) or labels_N is None:
+        mean, std, low_high = declared.mean or (0.0,), declared.std or (1.0,), declared.range or (0.0, 1.0)
+        spec = given_spec(bench.images_NCHW, channels, mean, std, low_high)
+        return fit(bench.module, bench.images_NCHW, labels_N, spec, "given"), ()
+    return infer_spec(bench.module, bench.images_NCHW, labels_N, channels)
+
+
+def _reasons(
+    bench: Workbench, classifier: Classifier, found: Fit, per_label: list[int], declared: DeclaredInput
+) -> tuple[Reason, ...]:
+    """What already blocks a verdict, so that searching would be in vain."""
+    images = bench.images_NCHW
+    one_answer_for_all = max(per_label) == len(images)
+    raised = {
+        Reason.NO_LABELS_AND_NO_INPUT_SPEC: bench.bundle.labels is None and not _says_normalisation(declared),
+        Reason.IMPLAUSIBLE_ACCURACY: one_answer_for_all
+        or _implausible(found, len(per_label), declared.expected_accuracy, len(images)),
+        Reason.NO_INPUT_GRADIENT: not has_input_gradient(classifier, images[:PROBED_IMAGES]),
+    }
+    return tuple(reason for reason, holds in raised.items() if holds)
+
+
+def _caveats(bench: Workbench, per_label: list[int], declared: DeclaredInput) -> tuple[Caveat, ...]:
+    raised = {
+        Caveat.FEW_CLEAN_IMAGES: sum(per_label) < FEW_IMAGES_PER_LABEL * len(per_label),
+        Caveat.UNLABELLED_IMAGES: bench.bundle.labels is None,
+        Caveat.MISSING_CLASSES: min(per_label) == 0,
+        Caveat.INFERRED_PREPROCESSING: bench.bundle.labels is not None and not _says_normalisation(declared),
+        Caveat.PACKAGED_PERCEPTUAL_BACKBONE: bench.perceptual.name == "packaged",
+    }
+    return tuple(caveat for caveat, holds in raised.items() if holds)
+
+
+def _says_normalisation(declared: DeclaredInput) -> bool:
+    return declared.mean is not None or declared.std is not None or declared.range is not None
 
 
 def _implausible(found: Fit, num_labels: int, expected: float | None, images: int) -> bool:
@@ -109,11 +122,11 @@ def _implausible(found: Fit, num_labels: int, expected: float | None, images: in
     return expected - found.accuracy > max(0.1, 3 * math.sqrt(expected * (1 - expected) / images))
 
 
-def _source(bench: Workbench, said: bool) -> str:
-    own = bench.job.input
-    if not said:
+def _source(own: DeclaredInput, declared: DeclaredInput) -> str:
+    """Who said how pixels are normalised: the request, the bundle, or nobody."""
+    if not _says_normalisation(declared):
         return "inferred"
-    return "given" if own.mean is not None or own.std is not None or own.range is not None else "bundle"
+    return "given" if _says_normalisation(own) else "bundle"
 
 
 def _versions() -> dict[str, str]:

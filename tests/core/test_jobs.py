@@ -1,0 +1,100 @@
+"""The job directory: what is written is what is read, or nothing; going on with a job depends on it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.core.config import InversionConfig, ScanConfig
+from app.core.findings import (
+    Caveat,
+    Decision,
+    FamilyFinding,
+    InputSpec,
+    LabelFinding,
+    Preparation,
+    Reason,
+    RepairReport,
+    RepairStatus,
+    Verdict,
+)
+from app.core.intake.declaration import DeclaredInput
+from app.core.jobs import JobDirectory, ScanJob, write_whole
+
+JOB = ScanJob(
+    model={"name": "net.pt", "bytes": 3, "sha256": "a" * 64},
+    bundle={"name": "bundle.zip", "bytes": 4, "sha256": "b" * 64},
+    config=ScanConfig(seed=7, inversion=InversionConfig(steps=3, identity_start="residual")),
+    input=DeclaredInput(32, 48, 3, (0.5, 0.4, 0.3), (0.2,), (0.0, 255.0), 0.9),
+    repair=True,
+    repair_label=2,
+    perceptual="alexnet.pth",
+)
+PREPARATION = Preparation(
+    num_labels=2,
+    label_names=("cat", "dog"),
+    form="traced",
+    output="logits",
+    input=InputSpec(32, 48, 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), (0.0, 255.0)),
+    input_source="given",
+    close_conventions=("bytes [0, 255]",),
+    clean_accuracy=None,
+    images=12,
+    images_per_label=(5, 7),
+    perceptual="packaged",
+    perceptual_sha256="c" * 64,
+    device="cpu",
+    threads=2,
+    versions={"torch": "2"},
+    reasons=(Reason.TOO_FEW_LABELS,),
+    caveats=(Caveat.MISSING_CLASSES,),
+)
+FINDINGS = tuple(LabelFinding(n, str(n), (FamilyFinding("dynamic", 0.1 * n, 0.9, 0.2, 30),)) for n in range(12))
+DECISION = Decision(Verdict.INCONCLUSIVE, FINDINGS, None, (Reason.ZERO_MAD,), (Caveat.UNCONFIRMED,))
+REPAIR = RepairReport(RepairStatus.REPAIRED, "Done.", (2,), 0.9, 0.8, 1.0, 0.0, "kept", 5, {"repaired.pt": "d" * 64})
+
+
+def test_a_job_and_its_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    directory = JobDirectory(tmp_path)
+    directory.write_job(JOB)
+    directory.write_preparation(PREPARATION)
+    directory.write_decision(DECISION)
+    directory.write_repair(REPAIR)
+    for finding in reversed(FINDINGS):
+        directory.write_finding(finding)
+    assert directory.read_job() == JOB
+    assert directory.read_preparation() == PREPARATION
+    assert directory.read_decision() == DECISION
+    assert directory.read_repair() == REPAIR
+    assert directory.read_findings() == list(FINDINGS), "in label order"
+
+
+def test_any_other_option_makes_another_job(tmp_path: Path) -> None:
+    directory = JobDirectory(tmp_path)
+    directory.write_job(JOB)
+    for other in (
+        replace(JOB, config=replace(JOB.config, seed=8)),
+        replace(JOB, input=DeclaredInput()),
+        replace(JOB, threads=3),
+        replace(JOB, model=JOB.model | {"sha256": "0" * 64}),
+    ):
+        assert directory.read_job() != other
+
+
+def test_what_is_not_there_yet_is_none(tmp_path: Path) -> None:
+    directory = JobDirectory(tmp_path)
+    assert directory.read_preparation() is directory.read_decision() is directory.read_repair() is None
+    assert directory.read_findings() == [] and directory.read_timings() == {}
+
+
+def test_a_file_that_could_not_be_written_whole_is_not_there_and_the_old_one_stays(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError
+
+    write_whole(tmp_path / "deep" / "old", lambda path: path.write_text("old"))
+    for name in ("old", "new"):
+        with pytest.raises(OSError, match=""):
+            write_whole(tmp_path / "deep" / name, fail)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["old"]
+    assert (tmp_path / "deep" / "old").read_text() == "old"

@@ -1,0 +1,43 @@
+"""The command line as people run it, in a process of its own; with a shorter search where a test needs no more."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from app.core.config import InversionConfig
+
+# Only the figures of the preset are changed; everything that runs is what `triggerlens` runs.
+SHORTENED = """
+import sys, json
+from dataclasses import replace
+from app.core.config import PRESETS, InversionConfig
+PRESETS["paper"] = replace(PRESETS["paper"], inversion=InversionConfig(**json.loads(sys.argv.pop(1))))
+from app.cli import main
+main()
+"""
+
+
+def command(arguments: Sequence[object], search: InversionConfig | None) -> list[str]:
+    """The command line, with the preset's own search or a shorter one."""
+    said = list(map(str, arguments))
+    if search is None:
+        return [str(Path(sys.executable).with_name("triggerlens")), *said]
+    return [sys.executable, "-c", SHORTENED, json.dumps(asdict(search)), *said]
+
+
+def triggerlens(
+    *arguments: object, cwd: Path, search: InversionConfig | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(arguments, search), cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
