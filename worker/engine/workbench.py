@@ -58,8 +58,6 @@ class Workbench:
             raise Refusal("no_cuda", "There is no CUDA device that torch can use.", "Use --device auto or cpu.")
         if self.job.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.job.device == "cuda" and not torch.cuda.is_available():
-            raise Refusal("no_cuda", "torch finds no CUDA device here.", "Use --device cpu, or --device auto.")
         return torch.device(self.job.device)
 
     @cached_property
