@@ -25,7 +25,7 @@ from benchmarks.victims.export import Form, save_bundle, save_torchscript
 SIDE = 16
 VEIL = 0.04  # the planted trigger: this much is added to every pixel
 QUICK = InversionConfig(steps=4, generator_width=4, generator_levels=2, labels_per_block=2, pretrain_epochs=1)
-SHORT = InversionConfig(steps=100, identity_start="residual", generator_width=8, generator_levels=2)  # finds the veil
+SHORT = InversionConfig(steps=70, identity_start="residual", generator_width=8, generator_levels=2)  # finds the veil
 
 
 @cache

@@ -74,7 +74,8 @@ def run_engine(
     try:
         with os.fdopen(progress_read, "rb") as lines:
             for line in lines:
-                on_event(json.loads(line))
+                if line.endswith(b"\n"):  # else the engine was killed while it wrote
+                    on_event(json.loads(line))
         code = engine.wait()
     finally:
         if watchdog is not None:

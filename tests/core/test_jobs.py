@@ -90,11 +90,11 @@ def test_what_is_not_there_yet_is_none(tmp_path: Path) -> None:
 def test_a_file_that_could_not_be_written_whole_is_not_there_and_the_old_one_stays(tmp_path: Path) -> None:
     def fail(path: Path) -> None:
         path.write_text("half")
-        raise OSError
+        raise OSError("no space")
 
     write_whole(tmp_path / "deep" / "old", lambda path: path.write_text("old"))
     for name in ("old", "new"):
-        with pytest.raises(OSError, match=""):
+        with pytest.raises(OSError, match="no space"):
             write_whole(tmp_path / "deep" / name, fail)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["old"]
     assert (tmp_path / "deep" / "old").read_text() == "old"

@@ -115,3 +115,8 @@ def test_findings_are_judged_in_label_order_however_they_come(order: list[int]) 
     shuffled = decide_verdict(preparation(), [found[place] for place in order], ScanConfig())
     assert shuffled == decide_verdict(preparation(), found, ScanConfig())
     assert [finding.label for finding in shuffled.labels] == list(range(6))
+
+
+def test_a_search_that_diverged_is_no_verdict() -> None:
+    decision = decide_verdict(preparation(), findings((float("nan"), *ONE_LOW[1:])), ScanConfig())
+    assert decision.reasons == (Reason.INVERSION_DID_NOT_CONVERGE,)

@@ -29,6 +29,7 @@ from torch import nn
 from app import local_scan
 from app.cli import main
 from app.core.errors import Refusal
+from app.core.findings import RepairStatus
 from app.local_scan import run_scan
 from tests.flow.cli import files_of, triggerlens
 from tests.processes import own_world
@@ -233,6 +234,14 @@ def test_a_repair_of_a_label_that_the_model_does_not_have_is_refused(tmp_path: P
     assert done.exit_code == 4
     assert json.loads(done.stdout)["detail"] == "The model has the labels 0 to 5, not 6."
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("shared_process")
+def test_a_repair_without_an_image_to_learn_from_is_refused(tmp_path: Path) -> None:
+    model, bundle = save_toy(tmp_path / "model.pt", ToyNet()), save_toy_bundle(tmp_path / "bundle.npz", per_label=1)
+    done = run_scan(quick_job(model, bundle, repair_label=2), model, bundle, tmp_path / "out", lambda event: None)
+    assert done.exit_code == 3 and done.repair is not None
+    assert done.repair.status is RepairStatus.REFUSED and "Bring more clean images" in done.repair.detail
 
 
 @pytest.mark.usefixtures("shared_process")

@@ -64,6 +64,8 @@ def _reasons(preparation: Preparation, judged: Sequence[LabelFinding]) -> list[R
     found = [f for finding in judged for f in finding.families]
     if len(judged) < preparation.num_labels or any(f.truncated for f in found):
         reasons.append(Reason.SEARCH_TRUNCATED)
+    elif not all(np.isfinite(f.norm) for f in found):
+        reasons.append(Reason.INVERSION_DID_NOT_CONVERGE)
     elif any(f.anomaly_index is None for f in found):
         reasons.append(Reason.ZERO_MAD)
     elif any(f.flagged and f.attack_success_rate < REACHED for f in found) or _median_success(found) == 0.0:

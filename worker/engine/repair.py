@@ -53,6 +53,9 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
     generators = [bench.load_generator(bench.directory.generator(label)) for label in labels]
     accept = torch.zeros(len(bench.clean), dtype=torch.bool, device=bench.device)
     accept[_every_fifth_of_each_label(bench.labels_N)] = True
+    if bool(accept.all()):
+        few = "With one image per label none is left to fine-tune on after one was kept to judge the repair."
+        return RepairReport(RepairStatus.REFUSED, f"{few} Bring more clean images.", tuple(labels))
     before = _judge(bench, bench.classifier, accept, labels, generators)
     repaired = Classifier(
         load_torchscript(bench.directory.model).to(bench.device), bench.preparation.input, bench.classifier.output

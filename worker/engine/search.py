@@ -40,7 +40,8 @@ def invert(bench: Workbench, labels: Sequence[int]) -> None:
             out_of_time=bench.out_of_time,
         )
         for inversion in inversions:
-            _record(bench, inversion)
+            if inversion.steps:  # out of time before the first step is not a search
+                _record(bench, inversion)
 
 
 def decide(bench: Workbench) -> None:
