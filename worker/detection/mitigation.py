@@ -5,10 +5,11 @@ Paper, sec. 3.5 and 4.3: SGD with learning rate 1e-3 and momentum 0.9 for ten ep
     N image batch   C channels   H, W pixels
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from app.core.config import RepairConfig
@@ -28,8 +29,8 @@ def unlearn_trigger(
 ) -> None:
     """Fine-tune the classifier's parameters in place; `labels_N` are the true labels.
 
-    The module stays in evaluation mode, so the statistics of its batch norms and its dropout are left alone. Raises
-    ValueError for a classifier without parameters (a frozen one).
+    Dropout is active where the module still has it (a traced one has not); everything else stays in evaluation mode,
+    so batch norms keep their statistics. Raises ValueError for a classifier without parameters (a frozen one).
     """
     parameters = list(classifier.module.parameters())
     if not parameters:
@@ -40,12 +41,26 @@ def unlearn_trigger(
         parameter.requires_grad_(True)
     optimizer = torch.optim.SGD(parameters, config.learning_rate, momentum=config.momentum)
     random = torch.Generator().manual_seed(seed)
-    for epoch in range(config.epochs):
-        for picked in torch.randperm(len(images), generator=random).to(images.device).split(config.batch_size):
-            loss = functional.cross_entropy(classifier(images[picked]), labels[picked])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        on_epoch(epoch + 1)
+    with _active_dropout(classifier.module, seed):
+        for epoch in range(config.epochs):
+            for picked in torch.randperm(len(images), generator=random).to(images.device).split(config.batch_size):
+                loss = functional.cross_entropy(classifier(images[picked]), labels[picked])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+            on_epoch(epoch + 1)
     for parameter in parameters:
         parameter.requires_grad_(False)
+
+
+@contextmanager
+def _active_dropout(module: nn.Module, seed: int) -> Iterator[None]:
+    """Within, the module's dropout layers drop, by their own random numbers; the global ones stay as they were."""
+    layers = [part for part in module.modules() if "Dropout" in getattr(part, "original_name", type(part).__name__)]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in layers:
+            layer.train()
+        yield
+        for layer in layers:
+            layer.eval()
