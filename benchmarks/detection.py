@@ -12,6 +12,7 @@ stopped goes on where it was; the table goes to `benchmarks/results/`.
 import argparse
 import json
 import platform
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,7 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 MNIST_VICTIMS = ((0, 0), (1, 3), (2, 7))  # seed, target
 SCAN_IMAGES = {"digits": 400, "mnist": 600}
 REPAIR_IMAGES = 3000
+SCRIPTING = threading.Lock()  # torch.jit.script is not safe to call from two threads
 THREADS = 1  # of each scan; --jobs of them run side by side
 
 
@@ -63,7 +65,8 @@ def scan(case: Case, victim: Victim, data: Dataset, seed: int) -> dict[str, Any]
     if kept.exists():
         return json.loads(kept.read_text())
     model, bundle = RUNS / f"{case.name}.pt", RUNS / f"{case.name}-bundle.npz"
-    save_torchscript(victim.net, as_tensors(data.x_test[:1]), case.form, model)
+    with SCRIPTING:
+        save_torchscript(victim.net, as_tensors(data.x_test[:1]), case.form, model)
     sample = clean_sample(data.x_train, data.y_train, SCAN_IMAGES[case.recipe.dataset], seed=case.recipe.seed)
     save_bundle(*sample, bundle)
     job = job_for(
@@ -100,7 +103,8 @@ def repair(case: Case, victim: Victim, data: Dataset) -> dict[str, Any]:
     assert target is not None
     assert victim.attack is not None
     model, bundle = RUNS / f"{case.name}-repair.pt", RUNS / f"{case.name}-repair.npz"
-    save_torchscript(victim.net, as_tensors(data.x_test[:1]), case.form, model)
+    with SCRIPTING:
+        save_torchscript(victim.net, as_tensors(data.x_test[:1]), case.form, model)
     save_bundle(*clean_sample(data.x_train, data.y_train, REPAIR_IMAGES, seed=case.recipe.seed), bundle)
     config = preset_config("paper", seed=case.recipe.seed)
     options = {"input": DeclaredInput(), "device": "cpu", "threads": THREADS}
