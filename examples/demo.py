@@ -7,6 +7,7 @@ what an attacker knows, the true WaNet trigger, and test images that no scan has
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from benchmarks.victims.train import accuracy  # noqa: E402
 EXAMPLES = Path(__file__).resolve().parent
 OUT = REPOSITORY / "demo-output"
 BACKDOORED, NOTHING_FOUND = 1, 0
+warnings.filterwarnings("ignore", ".*torch.jit.*", FutureWarning)  # deprecated since torch 2.11, and what people have
 console = Console(stderr=True, highlight=False)
 
 
