@@ -6,7 +6,6 @@
 It knows files and the engine's launcher; it runs no torch.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from app.core.errors import Problem, Refusal
+from app.core.errors import Problem, Refusal, disk_full, is_disk_full
 from app.core.findings import Caveat, Decision, Preparation, RepairReport, RepairStatus, Verdict
 from app.core.intake.archive import check_torchscript_archive
 from app.core.intake.members import unreadable
@@ -190,13 +189,8 @@ def _draw_strips(directory: JobDirectory, document: dict[str, Any], folder: Path
 
 
 def _unwritable(out: Path, error: OSError) -> Refusal:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Refusal(
-            "disk_full",
-            f"The disk is full: {out} could not be written.",
-            "Free some space and run the same command again; it goes on where it stopped.",
-            retryable=True,
-        )
+    if is_disk_full(error):
+        return disk_full(out)
     return Refusal(
         "output_not_writable",
         f"The output directory {out} cannot be written: {error.strerror}.",

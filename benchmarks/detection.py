@@ -15,6 +15,7 @@ import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,16 +60,21 @@ def cases(dataset: str) -> list[Case]:
     return [Case(recipe, form) for recipe in poisoned for form in FORMS]
 
 
+def place(case: Case, victim: Victim, data: Dataset, images: int, name: str) -> tuple[Path, Path]:
+    """The victim's archive and a bundle of so many clean training images, as a user would hand them in."""
+    model, bundle = RUNS / f"{name}.pt", RUNS / f"{name}-bundle.npz"
+    with SCRIPTING:
+        save_torchscript(victim.net, as_tensors(data.x_test[:1]), case.form, model)
+    save_bundle(*clean_sample(data.x_train, data.y_train, images, seed=case.recipe.seed), bundle)
+    return model, bundle
+
+
 def scan(case: Case, victim: Victim, data: Dataset, seed: int) -> dict[str, Any]:
     """The row of one case: scanned by the engine that users run, or read from an earlier run."""
     kept = RUNS / f"{case.name}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    model, bundle = RUNS / f"{case.name}.pt", RUNS / f"{case.name}-bundle.npz"
-    with SCRIPTING:
-        save_torchscript(victim.net, as_tensors(data.x_test[:1]), case.form, model)
-    sample = clean_sample(data.x_train, data.y_train, SCAN_IMAGES[case.recipe.dataset], seed=case.recipe.seed)
-    save_bundle(*sample, bundle)
+    model, bundle = place(case, victim, data, SCAN_IMAGES[case.recipe.dataset], case.name)
     job = job_for(
         model, bundle, config=preset_config("paper", seed=seed), input=DeclaredInput(), device="cpu", threads=THREADS
     )
@@ -102,10 +108,7 @@ def repair(case: Case, victim: Victim, data: Dataset) -> dict[str, Any]:
     target = case.recipe.target
     assert target is not None
     assert victim.attack is not None
-    model, bundle = RUNS / f"{case.name}-repair.pt", RUNS / f"{case.name}-repair.npz"
-    with SCRIPTING:
-        save_torchscript(victim.net, as_tensors(data.x_test[:1]), case.form, model)
-    save_bundle(*clean_sample(data.x_train, data.y_train, REPAIR_IMAGES, seed=case.recipe.seed), bundle)
+    model, bundle = place(case, victim, data, REPAIR_IMAGES, f"{case.name}-repair")
     config = preset_config("paper", seed=case.recipe.seed)
     options = {"input": DeclaredInput(), "device": "cpu", "threads": THREADS}
     job = job_for(model, bundle, config=config, repair=True, repair_label=target, **options)

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.core.config import PRESETS
 from app.core.findings import InputSpec
 from benchmarks.datasets import REPOSITORY, as_tensors
+from benchmarks.victims.nets import conv_net
 from models.classifier import Classifier, load_torchscript
 from models.perceptual import PACKAGED, load_perceptual
 from worker.detection.inversion import CleanImages, pretrain_generator
@@ -78,7 +79,6 @@ def main() -> None:
         perceptual.distance(features, perceptual.features(generated)).sum().backward()
 
     optimizer = torch.optim.Adam([p for _ in range(block) for p in _copy(start)], 1e-3, foreach=True)
-    generate()
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
@@ -105,8 +105,6 @@ def main() -> None:
 
 def flops_of_suspect(classifier: Classifier, images_NCHW: torch.Tensor) -> float:
     """The counter does not see into TorchScript, so count the same network in eager mode."""
-    from benchmarks.victims.nets import conv_net
-
     net = conv_net(width=0.5).eval().requires_grad_(False)
     return flops(lambda: net(images_NCHW.clone().requires_grad_(True)).sum().backward())
 

@@ -1,6 +1,8 @@
 """Our own errors: each has a stable code, one clear sentence, and advice."""
 
+import errno
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -23,3 +25,17 @@ class Refusal(ValueError):
     def __init__(self, code: str, detail: str, advice: str, retryable: bool = False) -> None:
         super().__init__(f"{detail} {advice}")
         self.problem = Problem(code, detail, advice, retryable=retryable)
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for lack of space, or of quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(folder: Path) -> Refusal:
+    return Refusal(
+        "disk_full",
+        f"The disk is full: {folder} could not be written.",
+        "Free some space and run the same command again; it goes on where it stopped.",
+        retryable=True,
+    )

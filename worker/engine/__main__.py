@@ -5,7 +5,6 @@ print. The engine ends when the other end of the control descriptor closes, so a
 """
 
 import argparse
-import errno
 import json
 import os
 import sys
@@ -16,14 +15,12 @@ from typing import Any
 
 import torch
 
-from app.core.errors import Problem, Refusal
+from app.core.errors import Refusal, disk_full, is_disk_full
 from app.core.jobs import JobDirectory
 from worker.engine.prepare import prepare
 from worker.engine.repair import repair
 from worker.engine.search import announce, blocks, decide, invert
 from worker.engine.workbench import Workbench
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def work(bench: Workbench) -> None:
@@ -88,21 +85,12 @@ def main() -> int:
         emit("refused", problem=refusal.problem.to_json())
         return 4
     except OSError as error:
-        if error.errno not in FULL:
+        if not is_disk_full(error):
             raise
-        emit("refused", problem=disk_full(directory.root).to_json())
+        emit("refused", problem=disk_full(directory.root).problem.to_json())
         return 4
     emit("finished")
     return 0
-
-
-def disk_full(folder: Path) -> Problem:
-    return Problem(
-        "disk_full",
-        f"The disk is full: {folder} could not be written.",
-        "Free some space and run the same command again; it goes on where it stopped.",
-        retryable=True,
-    )
 
 
 def _end_with(descriptor: int) -> None:
