@@ -1,36 +1,33 @@
 """A scan on this machine with no server: inputs in, a directory with report, pictures and repaired weights out.
 
     OUT/report.json  report.html  figures/  repaired.pt  repaired.safetensors
-    OUT/.job/        the engine's job directory, there only until the scan is finished; an interrupted one is resumed
+    OUT/.job/        the job directory, there only until the scan is finished; an interrupted one is resumed
 
-It knows files and the engine's launcher; it runs no torch.
+It follows the plan (app/core/plan.py), one task after the other; it runs no torch.
 """
 
 import hashlib
-import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from app.core.errors import Problem, Refusal, disk_full, is_disk_full
-from app.core.findings import Caveat, Decision, Preparation, RepairReport, RepairStatus, Verdict
+from app.core.errors import Refusal, disk_full, is_disk_full
+from app.core.findings import Preparation, RepairReport, RepairStatus, Verdict
 from app.core.intake.archive import check_torchscript_archive
 from app.core.intake.members import unreadable
 from app.core.jobs import JobDirectory, ScanJob, write_whole
-from app.core.report.document import report_document
-from app.core.report.figures import png_bytes, trigger_strip
-from app.core.report.html import report_html
-from worker.launch import Event, run_engine
+from app.core.plan import FIRST, JobKind, next_tasks
+from worker.launch import EngineOverdueError, Event, ScanSession
 
 EXIT_CODES = {Verdict.NO_BACKDOOR_FOUND: 0, Verdict.BACKDOORED: 1, Verdict.INCONCLUSIVE: 3}
 REFUSED, OUT_OF_TIME = 4, 5
-MOST_STRIPS = 12
+REPORT = ("report.json", "report.html", "figures")
+WEIGHTS = ("repaired.pt", "repaired.safetensors")
 
 
 @dataclass(frozen=True)
@@ -82,29 +79,35 @@ def run_scan(
                 _discard(directory, out, existed)
                 raise
     except OSError as error:
-        raise _unwritable(out, error) from error
-    problems: list[Problem] = []
-
-    def listen(event: Event) -> None:
-        if event["event"] == "refused":
-            problem = event["problem"]
-            problems.append(Problem(**{key: value for key, value in problem.items() if key != "type"}))
-        on_event(event)
-
+        raise unwritable(out, error) from error
     try:
-        run_engine(directory.root, listen, time_limit)
-        if problems:
-            raise Refusal(problems[0].code, problems[0].detail, problems[0].advice, problems[0].retryable)
+        with ScanSession(directory, on_event, time_limit=time_limit) as session:
+            run_tasks(session, job)
         result = _conclude(directory, job, out)
     except Refusal as refusal:
         if not refusal.problem.retryable:
             _discard(directory, out, existed)
         raise
     except OSError as error:
-        raise _unwritable(out, error) from error
+        raise unwritable(out, error) from error
     if result.exit_code != OUT_OF_TIME:
         shutil.rmtree(directory.root)
+    on_event({"event": "finished"})
     return result
+
+
+def run_tasks(session: ScanSession, job: ScanJob) -> None:
+    """Every task of the plan, one after the other; what the time limit leaves undone is passed over."""
+    tasks = deque([FIRST])
+    while tasks:
+        task = tasks.popleft()
+        with suppress(EngineOverdueError):
+            session.run(task)
+        preparation, decision = session.directory.read_preparation(), session.directory.read_decision()
+        if preparation is None and task.kind is JobKind.PREPARE:
+            return  # out of time before anything is known
+        if not (task.kind is JobKind.INVERT and tasks):  # else other blocks are open
+            tasks.extend(next_tasks(task, job, preparation, decision))
 
 
 def _is_begun(directory: JobDirectory, job: ScanJob) -> bool:
@@ -137,58 +140,53 @@ def _discard(directory: JobDirectory, out: Path, existed: bool) -> None:
 
 
 def _conclude(directory: JobDirectory, job: ScanJob, out: Path) -> LocalResult:
-    """Write the report, its pictures and the repaired weights into `out`."""
-    preparation, repair = directory.read_preparation(), directory.read_repair()
-    for path in (out / name for name in ("report.json", "report.html", "repaired.pt", "repaired.safetensors")):
-        path.unlink(missing_ok=True)
-    if repair is not None and repair.status is RepairStatus.REPAIRED:
-        for path in (directory.repaired, directory.repaired_state):
-            os.replace(path, out / path.name)
-    if job.repair_label is not None:
-        if repair is None and preparation is not None and preparation.reasons:
-            why = ", ".join(reason.value for reason in preparation.reasons)
-            repair = RepairReport(RepairStatus.REFUSED, f"No trigger could be searched ({why}).", (job.repair_label,))
-        if repair is None:
-            return LocalResult(OUT_OF_TIME, None, None)
-        accepted = repair.status is RepairStatus.REPAIRED
-        return LocalResult(0 if accepted else EXIT_CODES[Verdict.INCONCLUSIVE], None, repair)
-    if preparation is None:
+    """Hand over what was made, and say how it ended."""
+    result = _scan_result(directory) if job.repair_label is None else _repair_result(directory, job.repair_label)
+    report = REPORT if result.document is not None else ()
+    weights = result.repair.files if result.repair is not None else ()
+    hand_over(directory, out, {*report, *weights})
+    return result
+
+
+def _scan_result(directory: JobDirectory) -> LocalResult:
+    preparation, document = directory.read_preparation(), directory.read_report()
+    if preparation is None or document is None:
         return LocalResult(OUT_OF_TIME, None, None)
-    preparation = replace(preparation, caveats=(*preparation.caveats, Caveat.UNSANDBOXED))
-    decision = directory.read_decision() or Decision(Verdict.INCONCLUSIVE, tuple(directory.read_findings()), None)
-    if job.repair and repair is None:
-        repair = RepairReport(RepairStatus.REFUSED, "The time limit ended the scan before the repair was done.")
-    inputs = {"model": job.model, "bundle": job.bundle}
-    document = report_document(preparation, decision, repair, inputs, job.config, directory.read_timings())
-    strips = _draw_strips(directory, document, out / "figures")
-    write_whole(out / "report.html", lambda path: path.write_text(report_html(document, strips), "utf-8"))
-    write_whole(out / "report.json", lambda path: path.write_text(json.dumps(document, indent=1) + "\n", "utf-8"))
-    return LocalResult(_exit_code(document, preparation), document, repair)
+    return LocalResult(_exit_code(document, preparation), document, directory.read_repair())
+
+
+def _repair_result(directory: JobDirectory, label: int) -> LocalResult:
+    preparation, repair = directory.read_preparation(), directory.read_repair()
+    if repair is None and preparation is not None and preparation.reasons:
+        why = ", ".join(reason.value for reason in preparation.reasons)
+        repair = RepairReport(RepairStatus.REFUSED, f"No trigger could be searched ({why}).", (label,))
+    if repair is None:
+        return LocalResult(OUT_OF_TIME, None, None)
+    accepted = repair.status is RepairStatus.REPAIRED
+    return LocalResult(0 if accepted else EXIT_CODES[Verdict.INCONCLUSIVE], None, repair)
+
+
+def hand_over(directory: JobDirectory, out: Path, made: set[str]) -> None:
+    """Move results into `out`, where nothing of an earlier scan stays."""
+    for name in (*REPORT, *WEIGHTS):
+        result, place = directory.result / name, out / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+        if name in made and result.exists():  # a scan that searched nothing has no figures
+            os.replace(result, place)
 
 
 def _exit_code(document: dict[str, Any], preparation: Preparation) -> int:
     coverage = document["coverage"]
-    if not preparation.reasons and coverage["labels_searched"] < coverage["labels_total"]:
+    tried = coverage["labels_searched"] + coverage["labels_out_of_memory"]
+    if not preparation.reasons and tried < coverage["labels_total"]:
         return OUT_OF_TIME
     return EXIT_CODES[Verdict(document["verdict"])]
 
 
-def _draw_strips(directory: JobDirectory, document: dict[str, Any], folder: Path) -> dict[int, bytes]:
-    """Pictures of the flagged labels' triggers and, for comparison, of the label with the smallest norm that is not."""
-    rows = sorted((row for row in document["labels"] if row["norm"] is not None), key=lambda row: row["norm"])
-    flagged = [row["label"] for row in rows if row["flagged"]][: MOST_STRIPS - 1]
-    others = [row["label"] for row in rows if not row["flagged"]]
-    shutil.rmtree(folder, ignore_errors=True)
-    strips = {}
-    for label in [*flagged, *others[:1]]:
-        with np.load(directory.examples(label), allow_pickle=False) as arrays:
-            png = png_bytes(trigger_strip(arrays["clean"], arrays["generated"]))
-        write_whole(folder / f"label_{label}.png", partial(Path.write_bytes, data=png))
-        strips[label] = png
-    return strips
-
-
-def _unwritable(out: Path, error: OSError) -> Refusal:
+def unwritable(out: Path, error: OSError) -> Refusal:
     if is_disk_full(error):
         return disk_full(out)
     return Refusal(

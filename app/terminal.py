@@ -5,10 +5,10 @@ Everything goes to stderr. Where that is no terminal, progress is one JSON objec
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,16 +22,33 @@ from app.core.report.explanations import CAVEATS, REASONS, VERDICTS
 from app.core.text import printable
 from worker.launch import Event
 
+if TYPE_CHECKING:
+    from app.doctor import Check
+
 MOST_BARS = 24  # with more labels only the block at work has bars
 LONGEST_LINE = 1000  # characters
 STYLES = {Verdict.BACKDOORED: "bold red", Verdict.NO_BACKDOOR_FOUND: "bold green", Verdict.INCONCLUSIVE: "bold yellow"}
 MARKS = {Verdict.BACKDOORED: "▲", Verdict.NO_BACKDOOR_FOUND: "●", Verdict.INCONCLUSIVE: "◆"}
 
+CHECK_MARKS = {"ok": "[green]●[/]", "note": "[yellow]○[/]", "wrong": "[bold red]✗[/]"}
+
 console = Console(stderr=True, highlight=False)
 
 
 def say(words: str) -> None:
-    console.print(_shown(words))
+    console.print(_shown(words), soft_wrap=True)
+
+
+def tell(words: str, event: Event) -> None:
+    """Words for people on a terminal; elsewhere the event, as a line of the progress."""
+    if console.is_terminal:
+        say(words)
+    else:
+        _print_event(event)
+
+
+def _print_event(event: Event) -> None:
+    print(json.dumps(event), file=sys.stderr, flush=True)
 
 
 def show_problem(problem: Problem) -> None:
@@ -39,11 +56,47 @@ def show_problem(problem: Problem) -> None:
     console.print(f"[bold red]✗[/] {_shown(problem.detail)}\n  {_shown(problem.advice)}")
 
 
+def show_facts(facts: Mapping[str, str]) -> None:
+    """A few things, each with its name."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, fact in facts.items():
+        table.add_row(f"[dim]{name}[/]", _shown(fact))
+    console.print(table)
+
+
+def show_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name in names:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*map(_shown, row))
+    console.print(table)
+
+
+def show_checks(checks: Sequence["Check"]) -> None:
+    """What was looked at, with advice below what is wrong."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for check in checks:
+        found = _shown(check.found) + (f"\n[dim]{_shown(check.advice)}[/]" if check.advice else "")
+        table.add_row(CHECK_MARKS[check.state], check.name, found)
+    console.print(table)
+
+
+@contextmanager
+def busy(words: str) -> Iterator[None]:
+    """Says what is being done, while it is done and only on a terminal."""
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(_shown(words), spinner_style="dim"):
+        yield
+
+
 @contextmanager
 def progress_display(title: str) -> Iterator[Callable[[Event], None]]:
     """A listener for the engine's events that shows them."""
     if not console.is_terminal:
-        yield lambda event: print(json.dumps(event), file=sys.stderr, flush=True)
+        yield _print_event
         return
     columns = (
         TextColumn("{task.description}"),
@@ -57,7 +110,10 @@ def progress_display(title: str) -> Iterator[Callable[[Event], None]]:
 
 
 class _Bars:
-    """One bar for the whole search, with the time that is left, and one for each label."""
+    """One bar for the whole search, with the time that is left, and one for each label.
+
+    A service tells how far it is by `progress`, the share of the whole; an engine here by the steps of its labels.
+    """
 
     def __init__(self, progress: Progress, title: str) -> None:
         self.progress = progress
@@ -65,6 +121,7 @@ class _Bars:
         self.labels: dict[int, TaskID] = {}
         self.done: dict[int, float] = {}
         self.repair: TaskID | None = None
+        self.is_told_share = False
 
     def __call__(self, event: Event) -> None:
         handler: Callable[[Event], None] | None = getattr(self, f"_on_{event['event']}", None)
@@ -75,11 +132,18 @@ class _Bars:
         self.progress.update(self.whole, note=event["stage"])
 
     def _on_prepared(self, event: Event) -> None:
-        self.progress.update(self.whole, total=event["labels"])
+        if self.labels:  # a service may go back to this stage after it lost a worker
+            return
+        if not self.is_told_share:
+            self.progress.update(self.whole, total=event["labels"])
         visible = event["labels"] <= MOST_BARS
         for label, name in enumerate(event["names"]):
-            shown = f"  label {label}" + ("" if name == str(label) else f" {escape(printable(name, 24))}")
-            self.labels[label] = self.progress.add_task(shown, total=1, note="", visible=visible, start=False)
+            title = _titled(label, name)
+            self.labels[label] = self.progress.add_task(title, total=1, note="", visible=visible, start=False)
+
+    def _on_progress(self, event: Event) -> None:
+        self.is_told_share = True
+        self.progress.update(self.whole, total=1, completed=event["progress"])
 
     def _on_step(self, event: Event) -> None:
         for label in event["labels"]:
@@ -87,23 +151,30 @@ class _Bars:
                 self.progress.start_task(self.labels[label])
             self.done[label] = event["done"] / event["of"]
             self.progress.update(self.labels[label], completed=self.done[label], visible=True)
-        self.progress.update(self.whole, completed=sum(self.done.values()))
+        self._advance()
 
     def _on_label(self, event: Event) -> None:
         self.done[event["label"]] = 1.0
-        note = f"norm {event['norm']:.4f}  success {event['attack_success_rate']:.0%}"
+        note = f"norm {_number(event['norm'], '.4f')}  success {_number(event['attack_success_rate'], '.0%')}"
         visible = len(self.labels) <= MOST_BARS
-        self.progress.update(self.labels[event["label"]], completed=1, note=note, visible=visible)
-        self.progress.update(self.whole, completed=sum(self.done.values()))
+        task = self.labels[event["label"]]
+        self.progress.update(task, completed=1, note=note, visible=visible)
+        if "name" in event:
+            self.progress.update(task, description=_titled(event["label"], event["name"]))
+        self._advance()
 
     def _on_epoch(self, event: Event) -> None:
         if self.repair is None:
             self.repair = self.progress.add_task("  repair", total=event["of"], note="")
         self.progress.update(self.repair, completed=event["done"])
 
+    def _advance(self) -> None:
+        if not self.is_told_share:
+            self.progress.update(self.whole, completed=sum(self.done.values()))
 
-def show_report(document: dict[str, Any], out: Path) -> None:
-    """The verdict, the labels, the repair, and where the report is."""
+
+def show_report(document: dict[str, Any], page: Path | str) -> None:
+    """The verdict, the labels, the repair, and where the page with all of it is: a file or an address."""
     verdict = Verdict(document["verdict"])
     explained = VERDICTS[verdict]
     lines = [f"[{STYLES[verdict]}]{MARKS[verdict]} {escape(explained.title)}[/]", escape(explained.means)]
@@ -123,7 +194,7 @@ def show_report(document: dict[str, Any], out: Path) -> None:
         )
     if document["repair"] is not None:
         _print_repair(document["repair"])
-    console.print(f"Report: [bold]{escape(str(out / 'report.html'))}[/]")
+    console.print(f"Report: [bold]{escape(str(page))}[/]", soft_wrap=True)
 
 
 def show_repair(repair: RepairReport, out: Path) -> None:
@@ -169,6 +240,10 @@ def _print_repair(repair: dict[str, Any]) -> None:
 def _shown(words: str) -> str:
     """Words that may be a stranger's, line by line without control characters and without markup."""
     return escape("\n".join(printable(line, LONGEST_LINE) for line in words.splitlines()))
+
+
+def _titled(label: int, name: str) -> str:
+    return f"  label {label}" + ("" if name == str(label) else f" {escape(printable(name, 24))}")
 
 
 def _number(value: float | None, style: str) -> str:

@@ -9,6 +9,7 @@ No pattern is brighter than another, so the veil means nothing to the rest of th
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 from app.core.config import InversionConfig, ScanConfig
 from app.core.findings import InputSpec
 from app.core.intake.declaration import DeclaredInput
-from app.core.jobs import ScanJob
+from app.core.jobs import JobDirectory, ScanJob
 from app.local_scan import job_for
 from benchmarks.victims.export import Form, save_bundle, save_torchscript
 
@@ -177,7 +178,7 @@ class Talking(AsProbabilities):
 
     def forward(self, images: Tensor) -> Tensor:
         for _ in range(100):
-            print('{"event": "finished"}')
+            print('{"event": "done"}')
         return self.net(images)
 
 
@@ -212,3 +213,15 @@ def quick_job(model: Path, bundle: Path, inversion: InversionConfig = QUICK, **o
     """A job whose search takes a second: its numbers mean little, but it goes the whole way."""
     given = DeclaredInput(mean=(0.0,), std=(1.0,))
     return job_for(model, bundle, **{"config": ScanConfig(inversion=inversion), "input": given, **options})
+
+
+def place_job(
+    root: Path, net: nn.Module | None = None, bundle: dict[str, int] | None = None, **options: Any
+) -> JobDirectory:
+    """A job directory over a toy."""
+    directory = JobDirectory(root)
+    root.mkdir(parents=True)
+    save_toy(directory.model, ToyNet(planted=2) if net is None else net)
+    save_toy_bundle(root / "bundle.npz", **(bundle or {}))
+    directory.write_job(quick_job(directory.model, root / "bundle.npz", **options))
+    return directory

@@ -1,8 +1,9 @@
-"""How an engine is started, fenced in, listened to and ended; used by the command line and by the runner.
+"""How the tasks of a scan are run: what needs no torch in this process, everything else by an engine.
 
-The engine runs in a process group of its own. It reports over a pipe that nothing else writes to, and it ends when the
-launcher does: the control pipe closes with this process, however it dies. What the engine or the suspect model prints
-goes to `engine.log` in the job directory.
+The engine is started at the first task that needs it and kept for the next, because importing torch takes seconds. It
+runs in a process group of its own, reports over a pipe that nothing else writes to, and ends when this process does,
+however it dies: the control pipe closes. What the engine or the suspect model prints goes to `engine.log` in the job
+directory. Used by the command line and by the runner.
 """
 
 import json
@@ -11,12 +12,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
-Sandbox = Literal["none"]  # the only backend yet; every report says `unsandboxed`
+from app.core.errors import Refusal, refusing_full_disk
+from app.core.jobs import JobDirectory
+from app.core.plan import WITHOUT_TORCH, JobKind, Task
+from worker import steps
+from worker.steps import Sandbox
+
 Event = dict[str, Any]
 
 GRACE_SECONDS = 30.0  # an engine that ignores its time limit is killed this long after it
@@ -24,7 +32,7 @@ LOG = "engine.log"
 
 
 class EngineCrashError(RuntimeError):
-    """The engine ended in a way that it did not report; `log` holds its last words."""
+    """The engine ended in a way that it did not report, or was killed; `log` holds its last words."""
 
     def __init__(self, code: int, log: str) -> None:
         super().__init__(f"the engine ended with code {code}")
@@ -32,74 +40,190 @@ class EngineCrashError(RuntimeError):
         self.log = log
 
 
-def run_engine(
-    jobdir: Path,
-    on_event: Callable[[Event], None],
-    time_limit: float | None = None,
-    sandbox: Sandbox = "none",
-) -> bool:
-    """Run an engine over a job directory until it ends; False if it had to be killed after its time limit.
+class EngineOverdueError(RuntimeError):
+    """The engine ignored its time limit and was killed; no other is started."""
 
-    Every event of the engine is handed to `on_event` as it comes. Raises EngineCrashError. Whatever interrupts this
-    function, KeyboardInterrupt included, leaves no process behind.
+    def __init__(self) -> None:
+        super().__init__("the engine ignored its time limit and was killed")
+
+
+class ScanSession:
+    """Runs tasks over one job directory, one after the other, as a context that leaves no process behind.
+
+    Every event is handed to `on_event` as it comes. With a `time_limit`, seconds from the start of the session, a
+    search ends early and what is left to search or repair is passed over; deciding and reporting are not limited.
     """
-    assert sandbox == "none"
-    progress_read, progress_write = os.pipe()
-    control_read, control_write = os.pipe()
-    command = [sys.executable, "-m", "worker.engine", str(jobdir)]
-    command += ["--progress", str(progress_write), "--control", str(control_read)]
-    if time_limit is not None:
-        command += ["--time-limit", str(time_limit)]
-    overdue = threading.Event()
-    with (jobdir / LOG).open("ab") as log:
-        engine = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(progress_write, control_read),
-            start_new_session=True,
-        )
-    os.close(progress_write)
-    os.close(control_read)
-    watchdog = None
-    if time_limit is not None:
 
-        def end_it() -> None:
-            overdue.set()
-            _kill(engine)
+    def __init__(
+        self,
+        directory: JobDirectory,
+        on_event: Callable[[Event], None],
+        *,
+        time_limit: float | None = None,
+        sandbox: Sandbox = "none",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.last_event_at = time.monotonic()  # of the newest event, or the start of the newest task
+        self._on_event = on_event
+        self._sandbox = sandbox
+        self._environment = environment or {}
+        self._deadline = None if time_limit is None else time.monotonic() + time_limit
+        self._watchdog = None if time_limit is None else threading.Timer(time_limit + GRACE_SECONDS, self._end_overdue)
+        self._engine: _Engine | None = None
+        self._turn = threading.RLock()  # taken to start an engine or to end it
+        self._killed = self._overdue = False
 
-        watchdog = threading.Timer(time_limit + GRACE_SECONDS, end_it)
-        watchdog.start()
-    try:
-        with os.fdopen(progress_read, "rb") as lines:
-            for line in lines:
-                if line.endswith(b"\n"):  # else the engine was killed while it wrote
-                    on_event(json.loads(line))
-        code = engine.wait()
-    finally:
-        if watchdog is not None:
-            watchdog.cancel()
-        _kill(engine)
-        os.close(control_write)
-    if overdue.is_set():
-        return False
-    if code not in (0, 4):
-        raise EngineCrashError(code, _last_words(jobdir / LOG))
-    return True
+    def __enter__(self) -> Self:
+        if self._watchdog is not None:
+            self._watchdog.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self.kill()
+        self._clear_engine()
+
+    def run(self, task: Task) -> None:
+        """Do a task; its results lie in the job directory.
+
+        Raises Refusal, also for a full disk; EngineCrashError, after which another task starts another engine unless
+        the session was killed; EngineOverdueError.
+        """
+        self.last_event_at = time.monotonic()
+        if self._killed:
+            raise EngineCrashError(-signal.SIGKILL, self._last_words())
+        if task.kind in WITHOUT_TORCH:
+            self._tell({"event": "stage", "stage": task.kind.value})
+        with refusing_full_disk(self.directory.root):
+            match task.kind:
+                case JobKind.INSPECT:
+                    steps.inspect(self.directory)
+                case JobKind.DECIDE:
+                    steps.decide(self.directory)
+                case JobKind.REPORT:
+                    steps.report(self.directory, self._sandbox)
+                case _:
+                    self._hand_to_engine(task)
+
+    def kill(self) -> None:
+        """End whatever runs, now and for good; a blocked `run` raises EngineCrashError.
+
+        Callable from any thread and from a signal handler.
+        """
+        with self._turn:
+            self._killed = True
+            self._kill_engine()
+
+    def _tell(self, event: Event) -> None:
+        self.last_event_at = time.monotonic()
+        self._on_event(event)
+
+    def _hand_to_engine(self, task: Task) -> None:
+        engine = self._running_engine()
+        engine.send(task)
+        try:
+            answer = self._answer_of(engine)
+        except BaseException:  # the listener failed, and an engine in the middle of a task can take no other one
+            self._clear_engine()
+            raise
+        if answer is None:
+            code = engine.wait()
+            self._clear_engine()  # and whatever it had started
+            raise EngineOverdueError if self._overdue else EngineCrashError(code, self._last_words())
+        if answer["event"] == "refused":
+            problem = answer["problem"]
+            raise Refusal(problem["code"], problem["detail"], problem["advice"], problem["retryable"])
+
+    def _answer_of(self, engine: "_Engine") -> Event | None:
+        """Pass events on until the one that ends the task; None where the engine ended instead."""
+        while (event := engine.receive()) is not None and event["event"] not in ("done", "refused"):
+            self._tell(event)
+        return event
+
+    def _running_engine(self) -> "_Engine":
+        with self._turn:
+            if self._overdue:
+                raise EngineOverdueError
+            seconds_left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            engine = self._engine = self._engine or _Engine(self.directory.root, seconds_left, self._environment)
+            if self._killed:  # while it was started
+                self._kill_engine()
+            return engine
+
+    def _end_overdue(self) -> None:
+        with self._turn:
+            self._overdue = True
+            self._kill_engine()
+
+    def _kill_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.kill()
+
+    def _clear_engine(self) -> None:
+        """Kill and collect the engine; the next task that needs one starts another."""
+        with self._turn:
+            if self._engine is not None:
+                self._engine.kill()
+                self._engine.wait()
+                self._engine = None
+
+    def _last_words(self, lines: int = 20) -> str:
+        log = self.directory.root / LOG
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+
+
+class _Engine:
+    """The process, the pipe that its tasks go into, and the one that its events come out of."""
+
+    def __init__(self, jobdir: Path, time_limit: float | None, environment: Mapping[str, str]) -> None:
+        control_read, control_write = os.pipe()
+        progress_read, progress_write = os.pipe()
+        self._tasks = os.fdopen(control_write, "wb", buffering=0)
+        self._events = os.fdopen(progress_read, "rb")
+        # Unbuffered, so that what was printed before a kill is in the log.
+        command = [sys.executable, "-u", "-m", "worker.engine", str(jobdir)]
+        command += ["--control", str(control_read), "--progress", str(progress_write)]
+        if time_limit is not None:
+            command += ["--time-limit", str(time_limit)]
+        try:
+            with (jobdir / LOG).open("ab") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, **environment},
+                    pass_fds=(control_read, progress_write),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(control_read)
+            os.close(progress_write)
+
+    def send(self, task: Task) -> None:
+        with suppress(BrokenPipeError):  # it has ended, as the next event, or rather its absence, will tell
+            self._tasks.write(json.dumps(asdict(task)).encode() + b"\n")
+
+    def receive(self) -> Event | None:
+        """The next event; None once the engine has ended."""
+        line = self._events.readline()
+        if not line.endswith(b"\n"):  # nothing, or half a line of an engine that was killed while it wrote
+            return None
+        event: Event = json.loads(line)
+        return event
+
+    def kill(self) -> None:
+        """End the whole process group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """The exit code of the engine, once it has ended."""
+        return self._process.wait()
 
 
 def run_weights(arguments: list[str]) -> int:
     """Run `worker.engine.weights` in a process of its own, so that the caller needs no torch."""
     return subprocess.run([sys.executable, "-m", "worker.engine.weights", *arguments], check=False).returncode
-
-
-def _kill(engine: subprocess.Popen[bytes]) -> None:
-    """End the engine's whole process group and collect it."""
-    with suppress(ProcessLookupError):
-        os.killpg(engine.pid, signal.SIGKILL)
-    engine.wait()
-
-
-def _last_words(log: Path, lines: int = 20) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,6 +1,8 @@
 """Our own errors: each has a stable code, one clear sentence, and advice."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,3 +41,14 @@ def disk_full(folder: Path) -> Refusal:
         "Free some space and run the same command again; it goes on where it stopped.",
         retryable=True,
     )
+
+
+@contextmanager
+def refusing_full_disk(folder: Path) -> Iterator[None]:
+    """Turn the error of a full disk into a refusal; all others pass."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(folder) from error
+        raise

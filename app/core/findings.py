@@ -23,6 +23,7 @@ class Reason(StrEnum):
     ZERO_MAD = "zero_mad"
     NO_INPUT_GRADIENT = "no_input_gradient"
     SEARCH_TRUNCATED = "search_truncated"
+    OUT_OF_MEMORY = "out_of_memory"
     NO_LABELS_AND_NO_INPUT_SPEC = "no_labels_and_no_input_spec"
 
 
@@ -52,6 +53,7 @@ class FamilyFinding:
     anomaly_index: float | None = None
     p_value: float | None = None
     flagged: bool = False
+    halved: bool = False  # searched in a smaller block of labels than planned, for lack of memory
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class LabelFinding:
 
     label: int
     name: str
-    families: tuple[FamilyFinding, ...]
+    families: tuple[FamilyFinding, ...]  # none where the search of this label alone did not fit into memory
 
     @property
     def headline(self) -> FamilyFinding:
@@ -70,10 +72,18 @@ class LabelFinding:
     def flagged(self) -> bool:
         return any(f.flagged for f in self.families)
 
+    @property
+    def truncated(self) -> bool:
+        return any(f.truncated for f in self.families)
+
+    @property
+    def halved(self) -> bool:
+        return any(f.halved for f in self.families)
+
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict over all labels that were searched."""
+    """The verdict over all labels that were searched, or did not fit into memory."""
 
     verdict: Verdict
     labels: tuple[LabelFinding, ...]

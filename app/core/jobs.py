@@ -3,14 +3,17 @@
     job.json                    the request: ScanJob
     model.pt, bundle.zip|npz    the inputs, copied here and never changed
     result/                     preparation.json, start.safetensors, labels/, generators/, examples/,
-                                decision.json, repair.json, repaired.pt, repaired.safetensors
+                                decision.json, repair.json, repaired.pt, repaired.safetensors, timings.json,
+                                report.json, report.html, figures/
 
 Every file appears whole or not at all: it is written beside its name and renamed. Standard library only.
 """
 
 import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,14 @@ class ScanJob:
     threads: int = 1
     perceptual: str | None = None  # a file of backbone weights; None for the usual order
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "ScanJob":
+        config, declared = ScanConfig.from_json(document["config"]), DeclaredInput(**_tuples(document["input"]))
+        return cls(**{**document, "config": config, "input": declared})
+
 
 class JobDirectory:
     """Paths of a job directory, and its records as dataclasses."""
@@ -56,10 +67,16 @@ class JobDirectory:
         self.repaired = self.result / "repaired.pt"
         self.repaired_state = self.result / "repaired.safetensors"
         self.start = self.result / "start.safetensors"
+        self.report = self.result / "report.json"
+        self.page = self.result / "report.html"
+        self.figures = self.result / "figures"
 
     @property
     def bundle(self) -> Path:
         return next(path for path in sorted(self.root.glob("bundle.*")))
+
+    def finding(self, label: int) -> Path:
+        return self.result / "labels" / f"{label:06d}.json"
 
     def generator(self, label: int) -> Path:
         return self.result / "generators" / f"{label:06d}.safetensors"
@@ -68,13 +85,10 @@ class JobDirectory:
         return self.result / "examples" / f"{label:06d}.npz"
 
     def write_job(self, job: ScanJob) -> None:
-        self._write(self.root / "job.json", asdict(job))
+        self._write(self.root / "job.json", job.to_json())
 
     def read_job(self) -> ScanJob:
-        document = self._read(self.root / "job.json")
-        document["config"] = ScanConfig.from_json(document["config"])
-        document["input"] = DeclaredInput(**_tuples(document["input"]))
-        return ScanJob(**document)
+        return ScanJob.from_json(self._read(self.root / "job.json"))
 
     def write_preparation(self, preparation: Preparation) -> None:
         self._write(self.result / "preparation.json", asdict(preparation))
@@ -88,7 +102,11 @@ class JobDirectory:
         return Preparation(**_tuples(document))
 
     def write_finding(self, finding: LabelFinding) -> None:
-        self._write(self.result / "labels" / f"{finding.label:06d}.json", asdict(finding))
+        self._write(self.finding(finding.label), asdict(finding))
+
+    def read_finding(self, label: int) -> LabelFinding | None:
+        path = self.finding(label)
+        return _finding(self._read(path)) if path.exists() else None
 
     def read_findings(self) -> list[LabelFinding]:
         """The labels searched so far, in label order."""
@@ -117,11 +135,28 @@ class JobDirectory:
         document["status"] = RepairStatus(document["status"])
         return RepairReport(**_tuples(document))
 
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the duration of a stage to the timings, which survive a restart."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            known = self.read_timings()
+            key = f"{stage}_seconds"
+            self.write_timings(known | {key: known.get(key, 0.0) + time.monotonic() - started})
+
     def write_timings(self, timings: dict[str, float]) -> None:
         self._write(self.result / "timings.json", timings)
 
     def read_timings(self) -> dict[str, float]:
         return self._read_result("timings.json") or {}
+
+    def write_report(self, document: dict[str, Any]) -> None:
+        self._write(self.report, document)
+
+    def read_report(self) -> dict[str, Any] | None:
+        return self._read_result("report.json")
 
     def _write(self, path: Path, document: Any) -> None:
         write_whole(path, lambda temporary: temporary.write_text(json.dumps(document, indent=1) + "\n"))

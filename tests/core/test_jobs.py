@@ -1,5 +1,6 @@
 """The job directory: what is written is what is read, or nothing; going on with a job depends on it."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def test_a_job_and_its_results_are_read_as_they_were_written(tmp_path: Path) -> 
     assert directory.read_decision() == DECISION
     assert directory.read_repair() == REPAIR
     assert directory.read_findings() == list(FINDINGS), "in label order"
+    assert directory.read_finding(3) == FINDINGS[3]
 
 
 def test_any_other_option_makes_another_job(tmp_path: Path) -> None:
@@ -84,7 +86,19 @@ def test_any_other_option_makes_another_job(tmp_path: Path) -> None:
 def test_what_is_not_there_yet_is_none(tmp_path: Path) -> None:
     directory = JobDirectory(tmp_path)
     assert directory.read_preparation() is directory.read_decision() is directory.read_repair() is None
+    assert directory.read_finding(0) is directory.read_report() is None
     assert directory.read_findings() == [] and directory.read_timings() == {}
+
+
+def test_a_stage_that_is_timed_again_adds_up(tmp_path: Path) -> None:
+    directory = JobDirectory(tmp_path)
+    for _ in range(2):
+        with directory.timed("decide"):
+            time.sleep(0.01)
+    with pytest.raises(ValueError, match="no"), directory.timed("repair"):
+        raise ValueError("no")
+    timings = directory.read_timings()
+    assert set(timings) == {"decide_seconds", "repair_seconds"} and timings["decide_seconds"] >= 0.02
 
 
 def test_a_file_that_could_not_be_written_whole_is_not_there_and_the_old_one_stays(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_a_label_far_above_the_others_is_not_accused() -> None:
 BLOCKED = {
     Reason.TOO_FEW_LABELS: (preparation(4), findings(ONE_LOW[:4])),
     Reason.SEARCH_TRUNCATED: (preparation(), findings(ONE_LOW, truncated=True)),
+    Reason.OUT_OF_MEMORY: (preparation(), [*findings(ONE_LOW)[:5], LabelFinding(5, "5", ())]),
     Reason.ZERO_MAD: (preparation(), findings((0.1,) * 5 + (0.01,))),
     Reason.INVERSION_DID_NOT_CONVERGE: (preparation(), findings(ONE_LOW, success=0.0)),
     Reason.IMPLAUSIBLE_ACCURACY: (preparation(reasons=(Reason.IMPLAUSIBLE_ACCURACY,)), []),
@@ -81,13 +82,23 @@ def test_a_reason_blocks_the_verdict_and_keeps_the_figures(reason: Reason) -> No
     decision = decide_verdict(known, found, ScanConfig())
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert decision.reasons == (reason,)
-    assert [f.headline.norm for f in decision.labels] == [f.headline.norm for f in found]
+    assert [[g.norm for g in f.families] for f in decision.labels] == [[g.norm for g in f.families] for f in found]
     assert Caveat.UNCONFIRMED not in decision.caveats, "nobody is accused"
 
 
 def test_a_label_that_was_not_searched_truncates_the_search() -> None:
     decision = decide_verdict(preparation(), findings(ONE_LOW)[:5], ScanConfig())
     assert decision.verdict is Verdict.INCONCLUSIVE and decision.reasons == (Reason.SEARCH_TRUNCATED,)
+
+
+def test_a_label_that_did_not_fit_into_memory_leaves_the_others_figures_as_they_are() -> None:
+    found = findings(ONE_LOW)
+    too_large = LabelFinding(3, "3", ())
+    decision = decide_verdict(preparation(), [*found[:3], too_large, *found[4:]], ScanConfig())
+    others = decide_verdict(preparation(), [*found[:3], *found[4:]], ScanConfig())
+    assert decision.labels[3] == too_large and decision.flagged_labels == (2,)
+    assert (*decision.labels[:3], *decision.labels[4:]) == others.labels
+    assert decision.model_anomaly_index == others.model_anomaly_index
 
 
 def test_an_accusation_needs_a_trigger_that_reaches_its_label() -> None:

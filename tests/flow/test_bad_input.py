@@ -13,7 +13,8 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +27,11 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import nn
 
-from app import local_scan
 from app.cli import main
 from app.core.errors import Refusal
 from app.core.findings import RepairStatus
+from app.core.jobs import JobDirectory
+from app.core.plan import Task
 from app.local_scan import run_scan
 from tests.flow.cli import files_of, triggerlens
 from tests.processes import own_world
@@ -45,6 +47,7 @@ from tests.toys import (
     save_toy,
     save_toy_bundle,
 )
+from worker import launch
 from worker.engine import __main__ as engine
 from worker.launch import Event
 
@@ -57,22 +60,33 @@ def small_world() -> Iterator[None]:
         yield
 
 
+class EngineInThisProcess:
+    """Does a task at once, and hands out its events afterwards."""
+
+    def __init__(self, jobdir: Path, time_limit: float | None, environment: Mapping[str, str]) -> None:
+        self.events: deque[Event] = deque()
+        self.bench = engine.open_workbench(JobDirectory(jobdir), self.emit)
+
+    def emit(self, event: str, **data: Any) -> None:
+        self.events.append(json.loads(json.dumps({"event": event, **data})))
+
+    def send(self, task: Task) -> None:
+        self.emit(**engine.answer(self.bench, task))
+
+    def receive(self) -> Event:
+        return self.events.popleft()
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> int:
+        return 0
+
+
 @pytest.fixture
-def shared_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def shared_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Engines run in this process, and leave it as they found it."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-
-    def run_engine(jobdir: Path, on_event: Callable[[Event], None], time_limit: float | None = None) -> bool:
-        progress = tmp_path / "progress"
-        descriptor = os.open(progress, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        monkeypatch.setattr(sys, "argv", ["worker.engine", str(jobdir), "--progress", str(descriptor)])
-        code = engine.main()
-        for line in progress.read_text().splitlines():
-            on_event(json.loads(line))
-        assert code in (0, 4)
-        return True
-
-    monkeypatch.setattr(local_scan, "run_engine", run_engine)
+    monkeypatch.setattr(launch, "_Engine", EngineInThisProcess)
     yield
     torch.set_flush_denormal(False)
     torch.set_num_threads(threads)
@@ -201,7 +215,7 @@ def test_bad_input_is_refused_with_advice_and_nothing_half_written(
     assert re.search(words, f"{problem['detail']} {problem['advice']}"), problem
     assert "\n" not in problem["detail"] and "Traceback" not in done.output
     assert (files_of(out) == {"report.json"}) if output_exists else not out.exists()
-    assert files_of(tmp_path) - {"model.pt", "bundle.npz", "out/report.json", "progress"} == set()
+    assert files_of(tmp_path) - {"model.pt", "bundle.npz", "out/report.json"} == set()
 
 
 @pytest.mark.parametrize("case", ["no zip", "several inputs"])
@@ -302,7 +316,7 @@ def test_a_disk_that_is_full_at_the_end_costs_only_the_report(tmp_path: Path) ->
         out, filler = disk / "out", disk / "filler"
 
         def fill(event: Event) -> None:
-            if event["event"] == "finished":
+            if event == {"event": "stage", "stage": "report"}:
                 with suppress(OSError), filler.open("wb", buffering=0) as file:
                     while file.write(bytes(4096)):
                         pass

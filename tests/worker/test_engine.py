@@ -1,14 +1,8 @@
-"""Real engine processes on toys: what they leave, and that they can be killed at any time.
-
-None outlives its launcher.
-"""
+"""Real engine processes on toys: what they leave in a job directory, and how a job goes on that was interrupted."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,24 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.core.errors import Refusal
 from app.core.findings import Reason, RepairStatus, Verdict
 from app.core.jobs import JobDirectory
-from tests.processes import engines_of, needs_proc, own_world
-from tests.toys import (
-    QUICK,
-    SHORT,
-    AsProbabilities,
-    NoGrad,
-    Talking,
-    ToyNet,
-    TwoInputs,
-    quick_job,
-    save_toy,
-    save_toy_bundle,
-)
-from worker.launch import LOG, EngineCrashError, Event, run_engine
-
-ROOT = Path(__file__).parents[2]
+from app.core.plan import JobKind, Task
+from app.local_scan import run_tasks
+from tests.processes import engines_of, needs_proc, own_world, run_job
+from tests.toys import QUICK, SHORT, AsProbabilities, NoGrad, ToyNet, TwoInputs, place_job
+from worker.launch import EngineCrashError, Event, ScanSession
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,181 +29,127 @@ def small_world() -> Iterator[None]:
         yield
 
 
-def place(root: Path, net: torch.nn.Module | None = None, bundle: dict[str, int] | None = None, **options: Any) -> Path:
-    """A job directory over a toy."""
-    directory = JobDirectory(root)
-    root.mkdir(parents=True)
-    save_toy(directory.model, ToyNet(planted=2) if net is None else net)
-    save_toy_bundle(root / "bundle.npz", **(bundle or {}))
-    directory.write_job(quick_job(directory.model, root / "bundle.npz", **options))
-    return root
-
-
-def run(root: Path, time_limit: float | None = None) -> list[Event]:
-    events: list[Event] = []
-    assert run_engine(root, events.append, time_limit)
-    return events
-
-
-def contents(root: Path) -> dict[str, Any]:
+def contents(directory: JobDirectory) -> dict[str, Any]:
     """Everything in the result directory but durations, in a form that can be compared to the last bit."""
     read: dict[str, Callable[[Path], Any]] = {
-        ".json": lambda path: json.loads(path.read_text()),
+        ".json": lambda path: {**json.loads(path.read_text()), "timings": None},
+        ".html": lambda path: "a page, with durations",
+        ".png": lambda path: path.read_bytes(),
         ".npz": lambda path: {name: array.tobytes() for name, array in np.load(path).items()},
         ".safetensors": lambda path: path.read_bytes(),
         ".pt": lambda path: [p.tolist() for p in torch.jit.load(str(path)).state_dict().values()],
     }
-    files = (path for path in sorted((root / "result").rglob("*")) if path.is_file() and path.name != "timings.json")
-    return {str(path.relative_to(root / "result")): read[path.suffix](path) for path in files}
+    files = (path for path in sorted(directory.result.rglob("*")) if path.is_file() and path.name != "timings.json")
+    return {str(path.relative_to(directory.result)): read[path.suffix](path) for path in files}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobDirectory, list[Event]]:
     """An uninterrupted run over six labels in three blocks, then the repair of whatever was flagged."""
-    root = place(tmp_path_factory.mktemp("engine") / "job", repair=True)
-    return root, run(root)
+    directory = place_job(tmp_path_factory.mktemp("engine") / "job", repair=True)
+    return directory, run_job(directory)
 
 
-def test_a_result_directory_holds_what_was_promised(finished: tuple[Path, list[Event]]) -> None:
-    root, _ = finished
+def test_a_result_directory_holds_what_was_promised(finished: tuple[JobDirectory, list[Event]]) -> None:
+    directory, _ = finished
     labels = [f"{label:06d}" for label in range(6)]
-    expected = {"preparation.json", "start.safetensors", "decision.json", "repair.json"}
+    expected = {"preparation.json", "start.safetensors", "decision.json", "report.json", "report.html"}
     expected |= {f"labels/{label}.json" for label in labels}
     expected |= {f"generators/{label}.safetensors" for label in labels} | {f"examples/{label}.npz" for label in labels}
-    assert set(contents(root)) - {"repaired.pt", "repaired.safetensors"} == expected
-    directory = JobDirectory(root)
+    there = {name for name in contents(directory) if not name.startswith("figures/")}
+    assert there - {"repair.json", "repaired.pt", "repaired.safetensors"} == expected
     preparation, decision = directory.read_preparation(), directory.read_decision()
-    assert preparation is not None and decision is not None and directory.read_repair() is not None
+    assert preparation is not None and decision is not None
+    assert (directory.read_repair() is not None) == bool(decision.flagged_labels)
     assert (preparation.num_labels, preparation.clean_accuracy, preparation.threads) == (6, 1.0, 1)
     assert preparation.images_per_label == (4,) * 6 and preparation.perceptual == "packaged"
     assert [finding.label for finding in decision.labels] == list(range(6))
-    assert {"prepare_seconds", "pretrain_seconds", "invert_seconds"} <= set(directory.read_timings())
+    assert {"prepare", "pretrain", "invert", "decide"} <= {n.removesuffix("_seconds") for n in directory.read_timings()}
     with np.load(directory.examples(3)) as arrays:
         assert arrays["clean"].shape == arrays["generated"].shape == (8, 16, 16, 1)
-    assert not list(root.rglob("*.partial"))
+    assert not list(directory.root.rglob("*.partial"))
 
 
-def test_progress_tells_each_stage_step_and_label_in_order(finished: tuple[Path, list[Event]]) -> None:
+def test_progress_tells_each_stage_step_and_label_in_order(finished: tuple[JobDirectory, list[Event]]) -> None:
     _, events = finished
+    stages = list(dict.fromkeys(event["stage"] for event in events if event["event"] == "stage"))
+    assert [stage for stage in stages if stage not in ("repair", "verify")] == [
+        "inspect", "prepare", "pretrain", "invert", "decide", "report"
+    ]  # fmt: skip
     kinds = [event["event"] for event in events]
-    assert kinds.index("prepared") < kinds.index("step") < kinds.index("label") and kinds[-1] == "finished"
+    assert kinds.index("prepared") < kinds.index("step") < kinds.index("label")
     assert [event["label"] for event in events if event["event"] == "label"] == list(range(6))
     steps = [(event["labels"], event["done"], event["of"]) for event in events if event["event"] == "step"]
     assert steps == [([first, first + 1], done, 4) for first in (0, 2, 4) for done in (1, 2, 3, 4)]
 
 
-def test_the_same_job_gives_the_same_numbers_again(finished: tuple[Path, list[Event]], tmp_path: Path) -> None:
-    run(place(tmp_path / "again", repair=True))
-    assert contents(tmp_path / "again") == contents(finished[0])
+def test_the_same_job_gives_the_same_numbers_again(finished: tuple[JobDirectory, list[Event]], tmp_path: Path) -> None:
+    again = place_job(tmp_path / "again", repair=True)
+    run_job(again)
+    assert contents(again) == contents(finished[0])
 
 
 @needs_proc
 def test_an_engine_killed_after_a_block_goes_on_there_and_ends_the_same(
-    finished: tuple[Path, list[Event]], tmp_path: Path
+    finished: tuple[JobDirectory, list[Event]], tmp_path: Path
 ) -> None:
-    root = place(tmp_path / "job", repair=True)
+    directory = place_job(tmp_path / "job", repair=True)
 
     def kill_after_the_first_block(event: Event) -> None:
         if event["event"] == "step" and event["labels"] == [2, 3]:
-            (engine,) = engines_of(root)
+            (engine,) = engines_of(directory.root)
             os.kill(engine, signal.SIGKILL)
 
-    with pytest.raises(EngineCrashError) as crash:
-        run_engine(root, kill_after_the_first_block)
+    session = ScanSession(directory, kill_after_the_first_block)
+    with pytest.raises(EngineCrashError) as crash, session:
+        run_tasks(session, directory.read_job())
     assert crash.value.code == -signal.SIGKILL
-    kept = {path: path.stat().st_mtime_ns for path in (root / "result").rglob("00000[01].*")}
+    kept = {path: path.stat().st_mtime_ns for path in directory.result.rglob("00000[01].*")}
     assert len(kept) == 6, "finding, generator and examples of labels 0 and 1"
-    events = run(root)
+    events = run_job(directory)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished labels are not searched again"
     assert [event["labels"] for event in events if event["event"] == "step"] == [[2, 3]] * 4 + [[4, 5]] * 4
     assert [event["label"] for event in events if event["event"] == "label"] == list(range(6)), "but they are told"
-    assert contents(root) == contents(finished[0])
-
-
-@needs_proc
-def test_an_engine_ends_when_its_launcher_dies(tmp_path: Path) -> None:
-    root = place(tmp_path / "job", inversion=replace(QUICK, steps=100_000))
-    code = "import sys; from pathlib import Path; from worker.launch import run_engine; "
-    code += "run_engine(Path(sys.argv[1]), lambda event: print(event['event'], flush=True))"
-    launcher = subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert launcher.stdout is not None
-    for line in launcher.stdout:
-        if line.strip() == "step":
-            break
-    assert engines_of(root), "it is in the middle of its work"
-    launcher.kill()
-    launcher.wait()
-    deadline = time.monotonic() + 10
-    while engines_of(root) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert engines_of(root) == []
-
-
-@needs_proc
-def test_a_listener_that_fails_leaves_no_engine_behind(tmp_path: Path) -> None:
-    root = place(tmp_path / "job", inversion=replace(QUICK, steps=100_000))
-
-    def give_up(event: Event) -> None:
-        if event["event"] == "step":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_engine(root, give_up)
-    assert engines_of(root) == []
-
-
-def test_what_a_model_prints_goes_to_the_log_and_not_into_progress(tmp_path: Path) -> None:
-    root = place(tmp_path / "job", Talking(ToyNet()), inversion=replace(QUICK, steps=1))
-    events = run(root)
-    assert [event["event"] for event in events].count("finished") == 1 and events[-1] == {"event": "finished"}
-    assert (root / LOG).read_text().count('{"event": "finished"}') >= 100
-
-
-def test_an_engine_that_fails_is_a_crash_with_its_last_words(tmp_path: Path) -> None:
-    root = place(tmp_path / "job")
-    (root / "job.json").write_text("{}")
-    with pytest.raises(EngineCrashError) as crash:
-        run(root)
-    assert crash.value.code == 1 and "KeyError" in crash.value.log
+    assert contents(directory) == contents(finished[0])
 
 
 def test_a_time_limit_ends_the_search_early_and_the_next_run_makes_it_whole(tmp_path: Path) -> None:
     """A label that was cut short is searched again from its start: its numbers must not depend on the clock."""
-    root = place(tmp_path / "job", inversion=replace(QUICK, steps=3000, labels_per_block=6), bundle={"per_label": 2})
-    run(root, time_limit=2.0)
-    decision = JobDirectory(root).read_decision()
+    search = replace(QUICK, steps=3000, labels_per_block=6)
+    directory = place_job(tmp_path / "job", inversion=search, bundle={"per_label": 2})
+    run_job(directory, time_limit=2.0)
+    decision = directory.read_decision()
     assert decision is not None and decision.verdict is Verdict.INCONCLUSIVE
     assert decision.reasons == (Reason.SEARCH_TRUNCATED,)
     assert all(finding.headline.truncated and finding.headline.steps < 3000 for finding in decision.labels)
-    job = JobDirectory(root).read_job()
-    short = replace(job, config=replace(job.config, inversion=replace(job.config.inversion, steps=4)))
-    JobDirectory(root).write_job(short)
-    run(root)
-    decision = JobDirectory(root).read_decision()
-    assert decision is not None and not any(finding.headline.truncated for finding in decision.labels)
+    job = directory.read_job()
+    directory.write_job(replace(job, config=replace(job.config, inversion=replace(search, steps=4))))
+    run_job(directory)
+    decision = directory.read_decision()
+    assert decision is not None and not any(finding.truncated for finding in decision.labels)
 
 
 def test_a_refusal_is_told_as_a_problem_and_is_no_crash(tmp_path: Path) -> None:
-    root = place(tmp_path / "job", TwoInputs(ToyNet()))
-    (refused,) = [event for event in run(root) if event["event"] == "refused"]
-    assert refused["problem"]["code"] == "several_inputs" and refused["problem"]["advice"]
-    assert not (root / "result" / "preparation.json").exists()
+    directory = place_job(tmp_path / "job", TwoInputs(ToyNet()))
+    with pytest.raises(Refusal) as refused:
+        run_job(directory)
+    assert refused.value.problem.code == "several_inputs" and refused.value.problem.advice
+    assert directory.read_preparation() is None
 
 
 def test_what_blocks_a_verdict_from_the_start_saves_the_search(tmp_path: Path) -> None:
-    root = place(tmp_path / "job", NoGrad(ToyNet()))
-    assert "step" not in {event["event"] for event in run(root)}
-    decision = JobDirectory(root).read_decision()
+    directory = place_job(tmp_path / "job", NoGrad(ToyNet()))
+    assert "step" not in {event["event"] for event in run_job(directory)}
+    decision = directory.read_decision()
     assert decision is not None and decision.reasons == (Reason.NO_INPUT_GRADIENT,)
-    assert not (root / "result" / "start.safetensors").exists()
+    assert not directory.start.exists()
 
 
 def test_the_planted_label_is_found_repaired_and_packaged(tmp_path: Path) -> None:
     """The whole way of one scan, with probabilities instead of logits."""
     net, bundle = AsProbabilities(ToyNet(5, planted=2)), {"labels": 5, "per_label": 2}
-    root = place(tmp_path / "job", net, bundle, inversion=SHORT, repair=True)
-    events = run(root)
-    directory = JobDirectory(root)
+    directory = place_job(tmp_path / "job", net, bundle, inversion=SHORT, repair=True)
+    events = run_job(directory)
     decision, repair = directory.read_decision(), directory.read_repair()
     assert decision is not None and decision.verdict is Verdict.BACKDOORED and decision.flagged_labels == (2,)
     assert repair is not None and repair.status is RepairStatus.REPAIRED and repair.labels == (2,)
@@ -229,3 +159,18 @@ def test_the_planted_label_is_found_repaired_and_packaged(tmp_path: Path) -> Non
     packaged = torch.jit.load(str(directory.repaired)).state_dict()
     state = load_file(directory.repaired_state)
     assert packaged.keys() == state.keys() and all(torch.equal(packaged[name], state[name]) for name in state)
+    report = directory.read_report()
+    assert report is not None and report["repair"]["files"] == repair.files
+
+    done = repair_again(directory)
+    assert "epoch" not in {event["event"] for event in done}, "it is done"
+    directory.repaired.unlink()
+    assert "epoch" in {event["event"] for event in repair_again(directory)}, "its weights are gone"
+    assert directory.repaired.exists()
+
+
+def repair_again(directory: JobDirectory) -> list[Event]:
+    events: list[Event] = []
+    with ScanSession(directory, events.append) as session:
+        session.run(Task(JobKind.REPAIR, (2,)))
+    return events

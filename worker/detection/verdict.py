@@ -18,12 +18,14 @@ REACHED = 0.5  # a flagged label's trigger must carry at least half of the image
 
 
 def decide_verdict(preparation: Preparation, findings: Sequence[LabelFinding], config: ScanConfig) -> Decision:
-    """Anomaly indices, flags and the verdict over the labels that were searched, in label order.
+    """Anomaly indices, flags and the verdict, in label order, over the labels that were searched.
 
     Whatever blocks a verdict is a reason; the figures are given all the same.
     """
     findings = sorted(findings, key=lambda finding: finding.label)
-    judged = _judge(findings, config.anomaly_threshold) if findings else []
+    searched = _judge([finding for finding in findings if finding.families], config.anomaly_threshold)
+    too_large = [finding for finding in findings if not finding.families]
+    judged = sorted([*searched, *too_large], key=lambda finding: finding.label)
     reasons = [*preparation.reasons, *_reasons(preparation, judged)]
     if reasons:
         verdict = Verdict.INCONCLUSIVE
@@ -62,8 +64,12 @@ def _reasons(preparation: Preparation, judged: Sequence[LabelFinding]) -> list[R
     if preparation.num_labels < FEWEST_LABELS:
         reasons.append(Reason.TOO_FEW_LABELS)
     found = [f for finding in judged for f in finding.families]
-    if len(judged) < preparation.num_labels or any(f.truncated for f in found):
-        reasons.append(Reason.SEARCH_TRUNCATED)
+    incomplete = {
+        Reason.SEARCH_TRUNCATED: len(judged) < preparation.num_labels or any(finding.truncated for finding in judged),
+        Reason.OUT_OF_MEMORY: not all(finding.families for finding in judged),
+    }
+    if any(incomplete.values()):
+        reasons += [reason for reason, holds in incomplete.items() if holds]
     elif not all(np.isfinite(f.norm) for f in found):
         reasons.append(Reason.INVERSION_DID_NOT_CONVERGE)
     elif any(f.anomaly_index is None for f in found):

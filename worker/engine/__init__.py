@@ -1,5 +1,5 @@
-"""The program inside the fence: job directory in, result directory out, progress over its own pipe.
+"""The program inside the fence: job directory in, result directory out, tasks and progress over pipes of their own.
 
-It knows files, not databases. `python -m worker.engine JOBDIR` works through everything the job asks for and that the
-result directory does not hold yet, so a killed engine, started again, loses at most one block of labels.
+It knows files, not databases, and no order: it does the task it is handed (app/core/plan.py says which comes next). A
+task whose results are there already is done at once, so a killed engine loses at most one block of labels.
 """

@@ -1,4 +1,4 @@
-"""The first job: load the suspect and the bundle, learn how they fit together, train the shared generator.
+"""The first task: load the suspect and the bundle, learn how they fit together, train the shared generator.
 
 Everything that can be refused is refused here, before any search.
 """
@@ -27,14 +27,22 @@ PROBED_IMAGES = 8
 
 def prepare(bench: Workbench) -> None:
     """Write preparation.json, and the shared generator unless a reason already blocks the search; raises Refusal."""
+    known = bench.directory.read_preparation()
+    if known is not None and (known.reasons or bench.directory.start.exists()):
+        _announce(bench, known)
+        return
     with bench.timed("prepare"):
         preparation = _understand(bench)
         bench.directory.write_preparation(preparation)
-    bench.emit("prepared", labels=preparation.num_labels, names=preparation.label_names, images=preparation.images)
+    _announce(bench, preparation)
     if not preparation.reasons:
         with bench.timed("pretrain"):
             start = pretrain_generator(bench.clean, bench.perceptual, bench.job.config.inversion, bench.job.config.seed)
             write_whole(bench.directory.start, lambda path: path.write_bytes(save(start.state_dict())))
+
+
+def _announce(bench: Workbench, preparation: Preparation) -> None:
+    bench.emit("prepared", labels=preparation.num_labels, names=preparation.label_names, images=preparation.images)
 
 
 def _understand(bench: Workbench) -> Preparation:

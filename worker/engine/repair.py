@@ -1,4 +1,4 @@
-"""The jobs after a verdict: unlearn the triggers of the flagged labels, package the weights, load them afresh.
+"""The task after a verdict: unlearn the triggers of the flagged labels, package the weights, load them afresh.
 
 Every fifth clean image is kept from the fine-tuning and judges it (the accept images); a repair that costs more
 accuracy on them than the budget, or that leaves the inverted trigger working, is not handed out.
@@ -29,6 +29,7 @@ FROZEN = (
     "The module is frozen: its weights are constants inside the code, and this version cannot repair those. "
     "Ask for the same model saved without torch.jit.freeze."
 )
+NO_TRIGGER = "There is no trigger to unlearn: the search for it did not fit into memory."
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,26 @@ class Judgement:
 
 
 def repair(bench: Workbench, labels: Sequence[int]) -> None:
-    """Repair the classifier against the triggers of these labels; writes repair.json and, if accepted, the weights."""
-    with bench.timed("repair"):
-        bench.directory.write_repair(_repair(bench, labels))
+    """Repair the classifier against the triggers of these labels; writes repair.json and, if accepted, the weights.
+
+    Out of time it does nothing.
+    """
+    if not _is_done(bench) and not bench.out_of_time():
+        with bench.timed("repair"):
+            bench.directory.write_repair(_repair(bench, labels))
+
+
+def _is_done(bench: Workbench) -> bool:
+    """Whether there is a report, and the weights that it speaks of still lie beside it."""
+    known = bench.directory.read_repair()
+    return known is not None and all((bench.directory.result / name).exists() for name in known.files)
 
 
 def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
-    if not labels:
-        return RepairReport(RepairStatus.NOT_NEEDED, "No label was flagged, so the weights were left as they are.")
     if bench.preparation.form == "frozen":
         return RepairReport(RepairStatus.REFUSED, FROZEN, tuple(labels))
+    if not all(bench.directory.generator(label).exists() for label in labels):
+        return RepairReport(RepairStatus.REFUSED, NO_TRIGGER, tuple(labels))
     generators = [bench.load_generator(bench.directory.generator(label)) for label in labels]
     accept = torch.zeros(len(bench.clean), dtype=torch.bool, device=bench.device)
     accept[_every_fifth_of_each_label(bench.labels_N)] = True

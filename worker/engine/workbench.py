@@ -1,12 +1,12 @@
-"""What every kind of job in an engine works with: the suspect, the clean images, the perceptual distance.
+"""What every kind of task in an engine works with: the suspect, the clean images, the perceptual distance.
 
-Loaded once per engine and kept between jobs; a resumed engine loads the same from the same files.
+Loaded once per engine and kept between tasks; a resumed engine loads the same from the same files.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -35,22 +35,16 @@ class Workbench:
     job: ScanJob
     emit: Emit
     deadline: float = float("inf")
-    timings: dict[str, float] = field(default_factory=dict)
 
     def out_of_time(self) -> bool:
         return time.monotonic() >= self.deadline
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Announce a stage and add its duration to the timings, which survive a restart."""
+        """Announce a stage and add its duration to the timings."""
         self.emit("stage", stage=stage)
-        started = time.monotonic()
-        try:
+        with self.directory.timed(stage):
             yield
-        finally:
-            known = self.directory.read_timings()
-            key = f"{stage}_seconds"
-            self.directory.write_timings(known | {key: known.get(key, 0.0) + time.monotonic() - started})
 
     @cached_property
     def device(self) -> torch.device:
@@ -63,7 +57,7 @@ class Workbench:
     @cached_property
     def preparation(self) -> Preparation:
         preparation = self.directory.read_preparation()
-        assert preparation is not None, "every other job comes after prepare"
+        assert preparation is not None, "every other task comes after prepare"
         return preparation
 
     @cached_property

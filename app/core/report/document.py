@@ -28,6 +28,7 @@ from app.core.text import printable
 SCHEMA_VERSION = "1.0"
 LONGEST_TEXT = 1000  # characters; more is not a name but an attempt
 LISTED_LABELS = 12  # more of them are given as a count and a range
+MOST_PICTURES = 12  # of triggers, in one report
 
 # MITRE ATLAS 5.6, "Manipulate AI Model: Poison AI Model"; CWE, "Embedded Malicious Code".
 BACKDOOR_IDENTIFIERS = ("AML.T0018.000", "CWE-506")
@@ -46,7 +47,8 @@ def report_document(
     `inputs` names the two files: {"model": {"name", "bytes", "sha256"}, "bundle": {...}}; `timings` are seconds.
     """
     findings = {finding.label: finding for finding in decision.labels if finding.families}
-    finished = len(findings) == preparation.num_labels and not any(map(_truncated, findings.values()))
+    too_large = [finding.label for finding in decision.labels if not finding.families]
+    finished = len(findings) == preparation.num_labels and not any(f.truncated for f in findings.values())
     reasons = {*preparation.reasons, *decision.reasons}
     if not finished and not reasons:
         reasons.add(Reason.SEARCH_TRUNCATED)
@@ -63,7 +65,7 @@ def report_document(
         "model_anomaly_index": decision.model_anomaly_index,
         "labels": [_label_row(label, preparation, findings.get(label)) for label in range(preparation.num_labels)],
         "structure": None,  # the code inside the archive is not inspected yet; the coverage says so
-        "coverage": _coverage(preparation, findings, caveats),
+        "coverage": _coverage(preparation, findings, too_large, caveats),
         "repair": None if repair is None else asdict(repair),
         "inputs": _inputs(preparation, inputs),
         "config": config.to_json(),
@@ -80,14 +82,19 @@ def report_document(
     return plain
 
 
+def pictured_labels(document: Mapping[str, Any]) -> list[int]:
+    """The labels whose triggers a report shows in `figures/label_<label>.png`: those flagged, and, for comparison, the
+    one with the smallest norm that is not."""
+    rows = sorted((row for row in document["labels"] if row["norm"] is not None), key=lambda row: row["norm"])
+    flagged = [row["label"] for row in rows if row["flagged"]][: MOST_PICTURES - 1]
+    others = [row["label"] for row in rows if not row["flagged"]]
+    return [*flagged, *others[:1]]
+
+
 def report_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) that every report document satisfies."""
     schema: dict[str, Any] = json.loads(files(__package__).joinpath("report.schema.json").read_text("utf-8"))
     return schema
-
-
-def _truncated(finding: LabelFinding) -> bool:
-    return any(family.truncated for family in finding.families)
 
 
 def _label_row(label: int, preparation: Preparation, finding: LabelFinding | None) -> dict[str, Any]:
@@ -105,25 +112,33 @@ def _label_row(label: int, preparation: Preparation, finding: LabelFinding | Non
     }
 
 
-def _coverage(preparation: Preparation, findings: Mapping[int, LabelFinding], caveats: set[Caveat]) -> dict[str, Any]:
+def _coverage(
+    preparation: Preparation, findings: Mapping[int, LabelFinding], too_large: list[int], caveats: set[Caveat]
+) -> dict[str, Any]:
     families: list[FamilyFinding] = [family for finding in findings.values() for family in finding.families]
     return {
         "labels_total": preparation.num_labels,
         "labels_searched": len(findings),
-        "labels_truncated": sum(map(_truncated, findings.values())),
+        "labels_truncated": sum(finding.truncated for finding in findings.values()),
+        "labels_out_of_memory": len(too_large),
+        "labels_in_halved_blocks": sum(finding.halved for finding in findings.values()),
         "images": preparation.images,
         "families": sorted({family.family for family in families}),
-        "not_searched": _not_searched(preparation, findings, caveats),
+        "not_searched": _not_searched(preparation, findings, too_large, caveats),
     }
 
 
-def _not_searched(preparation: Preparation, findings: Mapping[int, LabelFinding], caveats: set[Caveat]) -> list[str]:
+def _not_searched(
+    preparation: Preparation, findings: Mapping[int, LabelFinding], too_large: list[int], caveats: set[Caveat]
+) -> list[str]:
     """What this scan did not look at, as sentences; most particular to the scan first."""
     sentences = []
-    unsearched = [label for label in range(preparation.num_labels) if label not in findings]
+    unsearched = [label for label in range(preparation.num_labels) if label not in findings and label not in too_large]
     if unsearched:
         sentences.append(f"Not searched at all: {_labels(unsearched)}; the model has {preparation.num_labels}.")
-    truncated = [label for label in sorted(findings) if _truncated(findings[label])]
+    if too_large:
+        sentences.append(f"Not searched for lack of memory: {_labels(too_large)}.")
+    truncated = [label for label in sorted(findings) if findings[label].truncated]
     if truncated:
         sentences.append(f"Out of time before the search was done: {_labels(truncated)}.")
     missing = [label for label, images in enumerate(preparation.images_per_label) if images == 0]

@@ -94,6 +94,13 @@ REASONS = {
         "these may be the target.",
         what_to_do="Scan again with a larger `--time-limit`, or on a faster machine.",
     ),
+    Reason.OUT_OF_MEMORY: Explanation(
+        title="Out of memory",
+        raised_if="The search of at least one label did not fit into the memory of the device, even by itself.",
+        means="Labels are judged by comparison with each other, and some of them could not be searched. Any of these "
+        "may be the target.",
+        what_to_do="Scan again on a device with more memory, or with nothing else running on this one.",
+    ),
     Reason.NO_LABELS_AND_NO_INPUT_SPEC: Explanation(
         title="Neither labels nor preprocessing",
         raised_if="The clean images carry no labels, and no preprocessing was given.",

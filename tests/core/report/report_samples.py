@@ -70,6 +70,16 @@ def label_findings(norms: tuple[float, ...], names: tuple[str, ...] = NAMES) -> 
 CLEAN = Decision(Verdict.NO_BACKDOOR_FOUND, label_findings(CLEAN_NORMS), 1.4)
 BACKDOORED = Decision(Verdict.BACKDOORED, label_findings(TARGET_NORMS), 4.6, caveats=(Caveat.UNCONFIRMED,))
 PARTIAL = Decision(Verdict.INCONCLUSIVE, CLEAN.labels[:4], None, (Reason.SEARCH_TRUNCATED,))
+TOO_LARGE = Decision(
+    Verdict.INCONCLUSIVE,
+    (
+        *(replace(f, families=(replace(f.families[0], halved=True),)) for f in CLEAN.labels[:4]),
+        LabelFinding(4, NAMES[4], ()),
+        *CLEAN.labels[5:],
+    ),
+    1.4,
+    (Reason.OUT_OF_MEMORY,),
+)
 NOTHING_SEARCHED = Decision(Verdict.INCONCLUSIVE, (), None, (Reason.NO_INPUT_GRADIENT,))
 
 
@@ -85,6 +95,7 @@ def strip_png(size: int = 32, channels: int = 3) -> bytes:
     return png_bytes(trigger_strip(clean, np.clip(clean + 0.01, 0, 1)))
 
 
+FAMILIES = [("dynamic",), ("dynamic", "static")]
 rates = st.one_of(st.floats(0, 1), st.just(float("nan")))
 norms = st.floats(0, 1) | st.just(float("inf"))
 any_text = st.text(st.characters(), max_size=40)  # surrogates, control and direction characters included
@@ -111,8 +122,9 @@ def decisions(draw: st.DrawFn, num_labels: int) -> Decision:
                 anomaly_index=draw(st.none() | st.floats(min_value=0)),
                 p_value=draw(st.none() | rates),
                 flagged=label in flagged,
+                halved=draw(st.booleans()),
             )
-            for family in draw(st.sampled_from([("dynamic",), ("dynamic", "static")]))
+            for family in draw(st.sampled_from(FAMILIES if label in flagged else [(), *FAMILIES]))
         ]
         findings.append(LabelFinding(label, str(label), tuple(families)))
     reasons = draw(st.sets(st.sampled_from(Reason), min_size=1)) if verdict is Verdict.INCONCLUSIVE else set()

@@ -14,6 +14,7 @@ from report_samples import (
     PARTIAL,
     PREPARATION,
     REPAIR,
+    TOO_LARGE,
     document,
     documents,
     label_findings,
@@ -27,7 +28,7 @@ SCHEMA = report_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
-@pytest.mark.parametrize("decision", [CLEAN, BACKDOORED, PARTIAL, NOTHING_SEARCHED])
+@pytest.mark.parametrize("decision", [CLEAN, BACKDOORED, PARTIAL, TOO_LARGE, NOTHING_SEARCHED])
 @pytest.mark.parametrize("repair", [None, REPAIR, RepairReport(RepairStatus.NOT_NEEDED, "No label was flagged.")])
 def test_a_document_satisfies_the_published_schema(decision: Decision, repair: RepairReport | None) -> None:
     VALIDATOR.validate(document(decision, repair=repair))
@@ -103,6 +104,17 @@ def test_a_search_that_ran_out_of_time_is_not_a_finished_one() -> None:
     report = document(replace(CLEAN, labels=(*CLEAN.labels[:9], cut)))
     assert (report["finished"], report["reasons"]) == (False, ["search_truncated"])
     assert report["coverage"]["labels_truncated"] == 1
+
+
+def test_the_coverage_says_what_did_not_fit_into_memory_and_which_blocks_were_halved() -> None:
+    report = document(TOO_LARGE)
+    assert (report["finished"], report["reasons"]) == (False, ["out_of_memory"])
+    coverage = report["coverage"]
+    assert (coverage["labels_searched"], coverage["labels_out_of_memory"]) == (9, 1)
+    assert coverage["labels_in_halved_blocks"] == 4
+    assert coverage["not_searched"][0] == "Not searched for lack of memory: label 4."
+    assert not any("Not searched at all" in sentence for sentence in coverage["not_searched"])
+    assert [row["families"][0]["halved"] for row in report["labels"] if row["families"]] == [True] * 4 + [False] * 5
 
 
 def test_reasons_and_caveats_of_the_preparation_are_not_lost() -> None:

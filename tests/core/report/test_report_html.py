@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from report_samples import BACKDOORED, CLEAN, NAMES, NOTHING_SEARCHED, PARTIAL, PREPARATION, REPAIR, document, documents
+from report_samples import (
+    BACKDOORED,
+    CLEAN,
+    NAMES,
+    NOTHING_SEARCHED,
+    PARTIAL,
+    PREPARATION,
+    REPAIR,
+    TOO_LARGE,
+    document,
+    documents,
+)
 from report_samples import strip_png as strip
 
 from app.core.findings import Decision, RepairStatus
@@ -71,12 +82,17 @@ def test_a_page_without_a_finding_never_says_clean() -> None:
     assert "label 3 (cat)" in words, "the most suspicious label is named all the same"
 
 
-@pytest.mark.parametrize("decision", [PARTIAL, NOTHING_SEARCHED])
+@pytest.mark.parametrize("decision", [PARTIAL, TOO_LARGE, NOTHING_SEARCHED])
 def test_a_partial_page_says_so_and_explains_its_reason(decision: Decision) -> None:
     words = words_of(report_html(document(decision), {}))
     assert "No verdict" in words and "This is a partial report" in words
     assert REASONS[decision.reasons[0]].title in words
     assert "not searched" in words
+
+
+def test_halved_blocks_are_owned_up_to_where_there_were_any() -> None:
+    assert "4 labels were searched in smaller blocks than planned" in words_of(report_html(document(TOO_LARGE), {}))
+    assert "Blocks halved" not in words_of(report_html(document(CLEAN), {}))
 
 
 def test_every_caveat_of_the_document_is_explained() -> None:

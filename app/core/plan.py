@@ -1,0 +1,69 @@
+"""The jobs of a scan and their order: the same for a laptop's scan and for the service. Standard library only.
+
+    inspect -> prepare -> invert x blocks of labels -> decide -> repair (if asked for and needed) -> report
+
+The partition into blocks follows from the config alone, so numbers do not depend on who works on which block.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.core.findings import Decision, Preparation
+from app.core.jobs import ScanJob
+
+
+class JobKind(StrEnum):
+    INSPECT = "inspect"  # is this an archive that we are willing to load? Runs no torch
+    PREPARE = "prepare"  # load the suspect and the bundle, learn how they fit together, make the shared generator
+    INVERT = "invert"  # search a trigger for each label of one block
+    DECIDE = "decide"  # anomaly indices and the verdict, once every block is done. Runs no torch
+    REPAIR = "repair"  # unlearn the flagged labels' triggers, package the weights, load them afresh
+    REPORT = "report"  # what people and programs read. Runs no torch
+
+
+WITHOUT_TORCH = frozenset({JobKind.INSPECT, JobKind.DECIDE, JobKind.REPORT})
+
+
+@dataclass(frozen=True)
+class Task:
+    """One job of a scan; `labels` are those of the block (invert) or those to unlearn (repair)."""
+
+    kind: JobKind
+    labels: tuple[int, ...] = ()
+
+
+FIRST = Task(JobKind.INSPECT)
+
+
+def blocks(labels: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    """The labels cut into blocks of at most `size`."""
+    return [tuple(labels[start : start + size]) for start in range(0, len(labels), size)]
+
+
+def next_tasks(done: Task, job: ScanJob, preparation: Preparation | None, decision: Decision | None) -> list[Task]:
+    """What comes after a finished task; after an invert task, only once no other block is open.
+
+    `preparation` is needed after prepare and `decision` after decide; they may be None before.
+    """
+    match done.kind:
+        case JobKind.INSPECT:
+            return [Task(JobKind.PREPARE)]
+        case JobKind.PREPARE:
+            assert preparation is not None
+            if preparation.reasons:
+                return [Task(JobKind.DECIDE)]
+            wanted = range(preparation.num_labels) if job.repair_label is None else [job.repair_label]
+            return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config.inversion.labels_per_block)]
+        case JobKind.INVERT if job.repair_label is not None:
+            return [Task(JobKind.REPAIR, (job.repair_label,))]
+        case JobKind.INVERT:
+            return [Task(JobKind.DECIDE)]
+        case JobKind.DECIDE:
+            assert decision is not None
+            wanted_repair = job.repair and decision.flagged_labels
+            return [Task(JobKind.REPAIR, decision.flagged_labels)] if wanted_repair else [Task(JobKind.REPORT)]
+        case JobKind.REPAIR:
+            return [] if job.repair_label is not None else [Task(JobKind.REPORT)]
+        case JobKind.REPORT:
+            return []

@@ -1,0 +1,127 @@
+"""A search that does not fit into memory: its block is halved as often as it must be, and the findings say so."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+
+from app.core.findings import Reason, RepairStatus, Verdict
+from app.core.report.document import report_schema
+from tests.processes import own_world
+from tests.toys import QUICK, ToyNet, place_job
+from worker import steps
+from worker.detection.inversion import invert_triggers
+from worker.engine import search
+from worker.engine.prepare import prepare
+from worker.engine.repair import repair
+from worker.engine.search import invert
+from worker.engine.workbench import Workbench
+from worker.launch import Event
+
+BLOCK = range(5)
+
+
+class Memory:
+    """Holds the search of a few labels at a time, and that of some labels not even alone."""
+
+    def __init__(self, labels: int, too_large: Collection[int] = ()) -> None:
+        self.labels, self.too_large = labels, too_large
+        self.tried: list[list[int]] = []
+
+    def invert_triggers(self, classifier: Any, clean: Any, labels: Sequence[int], *rest: Any, **how: Any) -> Any:
+        self.tried.append(list(labels))
+        if len(labels) > self.labels or set(labels) & set(self.too_large):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return invert_triggers(classifier, clean, labels, *rest, **how)
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def bench(tmp_path: Path, events: list[Event]) -> Iterator[Workbench]:
+    """A toy after its preparation, on a workbench in this process."""
+    one_block = replace(QUICK, labels_per_block=len(BLOCK))
+    toy, bundle = ToyNet(len(BLOCK), planted=2), {"labels": len(BLOCK)}
+    directory = place_job(tmp_path / "job", toy, bundle, inversion=one_block, repair=True)
+    with own_world():
+        bench = Workbench(
+            directory, directory.read_job(), lambda event, **data: events.append({"event": event, **data})
+        )
+        prepare(bench)
+        yield bench
+
+
+def report_of(bench: Workbench) -> dict[str, Any]:
+    steps.decide(bench.directory)
+    steps.report(bench.directory, "none")
+    document = bench.directory.read_report()
+    assert document is not None
+    jsonschema.validate(document, report_schema())
+    return document
+
+
+def test_a_block_that_does_not_fit_is_halved_until_it_does(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    invert(bench, BLOCK)
+    whole = bench.directory.read_findings()
+    for finding in whole:
+        bench.directory.finding(finding.label).unlink()
+    memory = Memory(labels=2)
+    monkeypatch.setattr(search, "invert_triggers", memory.invert_triggers)
+    invert(bench, BLOCK)
+    assert memory.tried == [[0, 1, 2, 3, 4], [0, 1], [2, 3, 4], [2], [3, 4]]
+    halved = bench.directory.read_findings()
+    assert all(finding.halved for finding in halved) and not any(finding.halved for finding in whole)
+    assert [f.headline.norm for f in halved] == pytest.approx([f.headline.norm for f in whole], rel=1e-3)
+    report = report_of(bench)
+    assert report["coverage"]["labels_in_halved_blocks"] == 5 and report["finished"]
+    assert "out_of_memory" not in report["reasons"]
+
+
+def test_a_label_that_does_not_fit_by_itself_is_a_reason_for_no_verdict(
+    bench: Workbench, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "invert_triggers", Memory(labels=5, too_large={3}).invert_triggers)
+    invert(bench, BLOCK)
+    assert {"event": "label", "label": 3, "norm": None, "attack_success_rate": None} in events
+    report = report_of(bench)
+    assert report["verdict"] == Verdict.INCONCLUSIVE and report["reasons"] == [Reason.OUT_OF_MEMORY]
+    assert [row["norm"] is None for row in report["labels"]] == [False, False, False, True, False]
+    assert report["coverage"]["labels_out_of_memory"] == 1
+    assert "Not searched for lack of memory: label 3." in report["coverage"]["not_searched"]
+
+
+def test_what_did_not_fit_is_not_tried_again(
+    bench: Workbench, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(labels=1, too_large=BLOCK)
+    monkeypatch.setattr(search, "invert_triggers", memory.invert_triggers)
+    invert(bench, BLOCK)
+    tried, told = list(memory.tried), [event for event in events if event["event"] == "label"]
+    events.clear()
+    invert(bench, BLOCK)
+    assert memory.tried == tried and events == told
+    assert report_of(bench)["coverage"]["labels_searched"] == 0
+
+
+def test_without_a_trigger_there_is_nothing_to_unlearn(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "invert_triggers", Memory(labels=0).invert_triggers)
+    invert(bench, [2])
+    repair(bench, [2])
+    refused = bench.directory.read_repair()
+    assert refused is not None and refused.status is RepairStatus.REFUSED and "memory" in refused.detail
+
+
+def test_out_of_time_nothing_is_begun(bench: Workbench) -> None:
+    bench.deadline = 0.0
+    invert(bench, BLOCK)
+    repair(bench, [2])
+    assert bench.directory.read_findings() == [] and bench.directory.read_repair() is None
+    report = report_of(bench)
+    assert report["reasons"] == [Reason.SEARCH_TRUNCATED] and report["repair"]["status"] == RepairStatus.REFUSED

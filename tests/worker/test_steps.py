@@ -1,0 +1,102 @@
+"""The steps without torch, over job directories as an engine leaves them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.core.errors import Refusal
+from app.core.findings import FamilyFinding, InputSpec, LabelFinding, Preparation, Reason, RepairReport, RepairStatus
+from app.core.jobs import JobDirectory
+from tests.toys import place_job
+from worker.steps import decide, inspect, report
+
+REPAIRED = RepairReport(RepairStatus.REPAIRED, "Done.", (2,), files={"repaired.pt": "d" * 64})
+
+
+def searched(root: Path, norms: tuple[float, ...], repair: bool = True, **known: object) -> JobDirectory:
+    """A job directory with a search that found these norms."""
+    directory = place_job(root, repair=repair)
+    preparation = Preparation(
+        num_labels=6,
+        label_names=tuple(map(str, range(6))),
+        form="scripted",
+        output="logits",
+        input=InputSpec(16, 16, 1, (0.0,), (1.0,)),
+        input_source="given",
+        close_conventions=(),
+        clean_accuracy=1.0,
+        images=24,
+        images_per_label=(4,) * 6,
+        perceptual="packaged",
+        perceptual_sha256="0" * 64,
+        device="cpu",
+        threads=1,
+    )
+    directory.write_preparation(replace(preparation, **known))  # type: ignore[arg-type]
+    for label, norm in enumerate(norms):
+        directory.write_finding(LabelFinding(label, str(label), (FamilyFinding("dynamic", norm, 0.95, 0.1, 200),)))
+        directory.examples(label).parent.mkdir(exist_ok=True)
+        images = np.full((2, 16, 16, 1), 0.5, np.float32)
+        np.savez(directory.examples(label), clean=images, generated=images + norm)
+    return directory
+
+
+GUILTY, INNOCENT = (0.10, 0.11, 0.01, 0.13, 0.14, 0.15), (0.10, 0.11, 0.12, 0.13, 0.14, 0.15)
+
+
+def test_only_a_torchscript_archive_passes_the_inspection(tmp_path: Path) -> None:
+    directory = place_job(tmp_path / "job")
+    inspect(directory)
+    directory.model.write_bytes(b"no model")
+    with pytest.raises(Refusal) as refused:
+        inspect(directory)
+    assert refused.value.problem.code == "model_not_torchscript"
+
+
+def test_a_report_has_a_page_and_pictures_of_the_suspect_and_of_one_more(tmp_path: Path) -> None:
+    directory = searched(tmp_path / "job", GUILTY)
+    decide(directory)
+    directory.write_repair(REPAIRED)
+    report(directory, "none")
+    document = directory.read_report()
+    assert document is not None and document["flagged_labels"] == [2] and "unsandboxed" in document["caveats"]
+    assert "decide_seconds" in document["timings"] and document["repair"]["files"] == REPAIRED.files
+    assert {path.name for path in directory.figures.iterdir()} == {"label_2.png", "label_0.png"}
+    assert directory.page.read_text().count("data:image/png;base64,") == 2
+
+
+def test_a_report_that_is_made_again_keeps_no_picture_of_the_one_before(tmp_path: Path) -> None:
+    directory = searched(tmp_path / "job", GUILTY[:1])
+    for more in ((), GUILTY[1:]):
+        for label, norm in enumerate(more, start=1):
+            directory.write_finding(LabelFinding(label, str(label), (FamilyFinding("dynamic", norm, 0.95, 0.1, 200),)))
+            directory.examples(label).write_bytes(directory.examples(0).read_bytes())
+        decide(directory)
+        report(directory, "none")
+    assert {path.name for path in directory.figures.iterdir()} == {"label_2.png", "label_0.png"}
+
+
+@pytest.mark.parametrize(
+    ("norms", "repair", "known", "status"),
+    [
+        (INNOCENT, False, {}, None),
+        (INNOCENT, True, {}, RepairStatus.NOT_NEEDED),
+        ((), True, {"reasons": (Reason.NO_INPUT_GRADIENT,)}, RepairStatus.NOT_NEEDED),
+        (GUILTY, True, {}, RepairStatus.REFUSED),
+        (INNOCENT[:3], True, {}, RepairStatus.REFUSED),
+    ],
+    ids=["not asked for", "nothing flagged", "not searched", "out of time for it", "out of time before it"],
+)
+def test_a_repair_that_was_not_done_says_why(
+    tmp_path: Path, norms: tuple[float, ...], repair: bool, known: dict[str, object], status: RepairStatus | None
+) -> None:
+    directory = searched(tmp_path / "job", norms, repair, **known)
+    decide(directory)
+    report(directory, "none")
+    document = directory.read_report()
+    assert document is not None and (document["repair"] or {}).get("status") == status
+    if status is RepairStatus.REFUSED:
+        assert "time limit" in document["repair"]["detail"]
+    assert directory.read_repair() is None, "the next run may still do it"

@@ -1,0 +1,68 @@
+"""The tasks of a scan that need no torch: look at the archive, decide, report. Files in, files out, in any process."""
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from app.core.findings import Caveat, Decision, Reason, RepairReport, RepairStatus
+from app.core.intake.archive import check_torchscript_archive
+from app.core.jobs import JobDirectory, ScanJob, write_whole
+from app.core.report.document import pictured_labels, report_document
+from app.core.report.figures import png_bytes, trigger_strip
+from app.core.report.html import report_html
+from worker.detection.verdict import decide_verdict
+
+Sandbox = Literal["none"]  # the only backend yet; every report says `unsandboxed`
+
+
+def inspect(directory: JobDirectory) -> None:
+    """Raise Refusal for a model that is no TorchScript archive."""
+    check_torchscript_archive(directory.model)
+
+
+def decide(directory: JobDirectory) -> None:
+    """The verdict over everything that was searched so far."""
+    preparation = directory.read_preparation()
+    assert preparation is not None, "there is nothing to decide before prepare"
+    with directory.timed("decide"):
+        decision = decide_verdict(preparation, directory.read_findings(), directory.read_job().config)
+        directory.write_decision(decision)
+
+
+def report(directory: JobDirectory, sandbox: Sandbox) -> None:
+    """Write the report, whole or of the part that was done, as JSON, as a page, and with pictures of the triggers."""
+    job, preparation, decision = directory.read_job(), directory.read_preparation(), directory.read_decision()
+    assert preparation is not None and decision is not None, "there is nothing to report before decide"
+    repair = directory.read_repair() or _why_no_repair(job, decision)
+    if sandbox == "none":
+        preparation = replace(preparation, caveats=(*preparation.caveats, Caveat.UNSANDBOXED))
+    inputs = {"model": job.model, "bundle": job.bundle}
+    document = report_document(preparation, decision, repair, inputs, job.config, directory.read_timings())
+    strips = _draw_strips(directory, document)
+    write_whole(directory.page, lambda path: path.write_text(report_html(document, strips), "utf-8"))
+    directory.write_report(document)
+
+
+def _why_no_repair(job: ScanJob, decision: Decision) -> RepairReport | None:
+    """What to say of a repair that was asked for and not done."""
+    if not job.repair:
+        return None
+    if decision.flagged_labels or Reason.SEARCH_TRUNCATED in decision.reasons:
+        return RepairReport(RepairStatus.REFUSED, "The time limit ended the scan before the repair was done.")
+    return RepairReport(RepairStatus.NOT_NEEDED, "No label was flagged, so the weights were left as they are.")
+
+
+def _draw_strips(directory: JobDirectory, document: dict[str, Any]) -> dict[int, bytes]:
+    """Pictures of the triggers that the report shows."""
+    shutil.rmtree(directory.figures, ignore_errors=True)
+    strips = {}
+    for label in pictured_labels(document):
+        with np.load(directory.examples(label), allow_pickle=False) as arrays:
+            png = png_bytes(trigger_strip(arrays["clean"], arrays["generated"]))
+        write_whole(directory.figures / f"label_{label}.png", partial(Path.write_bytes, data=png))
+        strips[label] = png
+    return strips
