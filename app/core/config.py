@@ -55,6 +55,7 @@ class ScanConfig:
 
 
 PRESETS = {"paper": ScanConfig()}
+DEFAULT_PRESET = "paper"
 
 
 def preset_config(name: str, seed: int = 0, max_accuracy_drop: float = RepairConfig.max_accuracy_drop) -> ScanConfig:

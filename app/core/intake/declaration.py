@@ -51,16 +51,28 @@ class Declaration:
 def read_declaration(content: bytes) -> Declaration:
     """Reads and checks bundle.json; raises Refusal `bundle_json`."""
     try:
+        return _declaration(content)
+    except _MisdeclaredError as error:
+        raise Refusal(
+            "bundle_json",
+            f"The bundle's `bundle.json` {error}.",
+            'One looks like {"input": {"height": 32, "width": 32}, "classes": {"cat": 0}}; see docs/export.md.',
+        ) from error
+
+
+def _declaration(content: bytes) -> Declaration:
+    try:
         document = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         _refuse(f"is no JSON: {printable(str(error))}")
     if not isinstance(document, dict):
         _refuse("must be an object")
     entry = document.get("input")
-    return Declaration(None if entry is None else _input(entry), _classes(document.get("classes", {})))
+    return Declaration(None if entry is None else declared_input(entry), _classes(document.get("classes", {})))
 
 
-def _input(entry: Any) -> DeclaredInput:
+def declared_input(entry: Any) -> DeclaredInput:
+    """Checks an `input` object, wherever it was declared; raises ValueError, worded as what the declaration does."""
     known = [item.name for item in fields(DeclaredInput)]
     if not isinstance(entry, dict):
         _refuse("has an `input` that is not an object")
@@ -111,9 +123,9 @@ def _classes(entry: Any) -> dict[str, int]:
     return {unicodedata.normalize("NFC", name): index for name, index in entry.items()}
 
 
+class _MisdeclaredError(ValueError):
+    pass
+
+
 def _refuse(what: str) -> NoReturn:
-    raise Refusal(
-        "bundle_json",
-        f"The bundle's `bundle.json` {what}.",
-        'It looks like {"input": {"height": 32, "width": 32}, "classes": {"cat": 0, "dog": 1}}; see docs/export.md.',
-    )
+    raise _MisdeclaredError(what)

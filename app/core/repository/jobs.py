@@ -1,0 +1,154 @@
+"""Queries on jobs: who may work on what, and until when. A lease is held by (job, token), never by a process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app.core.lifecycle import JobState
+from app.core.plan import WITHOUT_TORCH, JobKind, Task
+from app.core.progress import Steps
+from app.core.tables import Job, Scan, new_id, now
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on a job: worth nothing once somebody else holds a higher token."""
+
+    job_id: str
+    token: int
+
+
+def add(session: Session, scan: Scan, task: Task, compute_queue: str) -> bool:
+    """Make a job ready; False if it is there already (two workers may both see that it is next)."""
+    key = str(task.labels[0]) if task.labels else ""
+    existing = select(Job.id).where(Job.scan_id == scan.id, Job.kind == task.kind, Job.key == key)
+    if session.scalar(existing) is not None:
+        return False
+    queue = "cpu" if task.kind in WITHOUT_TORCH else compute_queue
+    session.add(
+        Job(
+            id=new_id(),
+            tenant_id=scan.tenant_id,
+            scan_id=scan.id,
+            kind=task.kind,
+            key=key,
+            labels=list(task.labels),
+            queue=queue,
+            priority=scan.priority,
+        )
+    )
+    session.flush()
+    return True
+
+
+def claim(
+    session: Session, queues: Sequence[str], worker_id: str, lease_seconds: float, prefer: str | None = None
+) -> Job | None:
+    """Take the best ready job: of the scan `prefer`, whose engine is warm, else of the first scan in line."""
+    best = (
+        select(Job.id)
+        .where(Job.state == JobState.READY, Job.queue.in_(queues))
+        .order_by((Job.scan_id == (prefer or "")).desc(), Job.priority.desc(), Job.scan_id, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    taken = (
+        update(Job)
+        .where(Job.id == best.scalar_subquery(), Job.state == JobState.READY)
+        .values(
+            state=JobState.RUNNING,
+            lease_owner=worker_id,
+            lease_token=Job.lease_token + 1,
+            lease_expires_at=now() + lease_seconds,
+            started_at=now(),
+            steps_done=0,
+            steps_total=0,
+        )
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+    return session.scalar(taken)
+
+
+def renew(session: Session, lease: Lease, lease_seconds: float) -> bool:
+    """Keep a lease for longer; False when it is lost."""
+    return _under(session, lease, lease_expires_at=now() + lease_seconds)
+
+
+def report_steps(session: Session, lease: Lease, done: int, total: int) -> bool:
+    return _under(session, lease, steps_done=done, steps_total=total)
+
+
+def held(session: Session, lease: Lease) -> Job | None:
+    """The job, locked, if the lease on it still holds."""
+    query = (
+        select(Job)
+        .where(Job.id == lease.job_id, Job.lease_token == lease.token, Job.state == JobState.RUNNING)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return session.scalar(query)
+
+
+def _under(session: Session, lease: Lease, **values: Any) -> bool:
+    changed = (
+        update(Job)
+        .where(Job.id == lease.job_id, Job.lease_token == lease.token, Job.state == JobState.RUNNING)
+        .values(**values)
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    return session.scalar(changed) is not None
+
+
+def of_scan(session: Session, scan_id: str, *states: JobState) -> Sequence[Job]:
+    """A scan's jobs in these states, in the order they were made."""
+    return session.scalars(select(Job).where(Job.scan_id == scan_id, Job.state.in_(states)).order_by(Job.id)).all()
+
+
+def ready_for_nobody(session: Session, scan_id: str) -> Sequence[Job]:
+    """A scan's ready jobs, locked, without those that somebody is claiming right now (who will find the scan ended)."""
+    ready = select(Job).where(Job.scan_id == scan_id, Job.state == JobState.READY)
+    return session.scalars(ready.order_by(Job.id).with_for_update(skip_locked=True)).all()
+
+
+def expired(session: Session) -> Sequence[Job]:
+    """Running jobs whose lease has run out, locked, without those whose worker is recording something right now."""
+    lost = select(Job).where(Job.state == JobState.RUNNING, Job.lease_expires_at < now())
+    return session.scalars(lost.order_by(Job.scan_id, Job.id).with_for_update(skip_locked=True)).all()
+
+
+def ready_queues(session: Session) -> Sequence[str]:
+    """The queues on which work is waiting."""
+    return session.scalars(select(Job.queue).where(Job.state == JobState.READY).distinct()).all()
+
+
+def counts(session: Session) -> list[tuple[str, str, int]]:
+    """How many open jobs there are, by queue and state."""
+    query = select(Job.queue, Job.state, func.count()).where(Job.state.in_((JobState.READY, JobState.RUNNING)))
+    return [(queue, state, count) for queue, state, count in session.execute(query.group_by(Job.queue, Job.state))]
+
+
+def oldest_ready_seconds(session: Session) -> float:
+    """How long the job that has been ready for longest has waited; 0 where none is."""
+    waited = session.scalar(select(now() - func.min(Job.created_at)).where(Job.state == JobState.READY))
+    return waited or 0.0
+
+
+def steps(session: Session, scan_id: str) -> list[Steps]:
+    """How far each job of a scan is, without what it has produced."""
+    columns = Job.kind, Job.state, Job.queue, Job.labels, Job.steps_done, Job.steps_total
+    rows = session.execute(select(*columns).where(Job.scan_id == scan_id))
+    return [
+        Steps(JobKind(kind), JobState(state), queue, len(labels), done, total)
+        for kind, state, queue, labels, done, total in rows
+    ]
+
+
+def outputs(session: Session, scan_id: str, kind: JobKind) -> dict[str, Any]:
+    """The files that a finished job of this kind left: path -> {key, sha256, size}."""
+    query = select(Job.outputs).where(Job.scan_id == scan_id, Job.kind == kind, Job.state == JobState.DONE)
+    return session.scalar(query.limit(1)) or {}
