@@ -9,25 +9,49 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("app", "worker", "models", "benchmarks", "examples", "tests")
+OURS = ("app", "worker", "models", "migrations", "benchmarks", "examples", "tests")
 TORCH = ("torch", "torchvision", "lpips", "safetensors")
 
 # Package -> what of ours it may import, beside itself. The first entry that matches a module counts.
 ALLOWED = {
     "app.core": (),
+    "app.actions": ("app.core",),
+    "app.api": ("app.actions", "app.core"),
+    "app.client": ("app.core",),
     "app": ("worker.launch",),
+    "migrations": ("app.core",),
     "models": ("app.core.errors", "app.core.findings"),
     "worker.detection": ("app.core.findings", "app.core.config", "app.core.errors", "models"),
     "worker.engine": ("app.core", "worker.detection", "models"),
-    "worker.launch": (),
+    "worker.steps": ("app.core", "worker.detection.verdict"),
+    "worker.launch": ("app.core", "worker.steps"),
+    "worker.scratch": (),
+    "worker.supervisor": ("app.core", "worker.launch"),
+    "worker.desk": ("app.core", "worker.launch"),
+    "worker.recorder": ("app.core", "worker.desk"),
+    "worker.runner": (
+        "app.core",
+        *(f"worker.{part}" for part in ("desk", "launch", "recorder", "scratch", "supervisor")),
+    ),
+    "worker.sweeper": ("app.core", "app.actions"),
+    "worker.celery": ("app.core",),
+    "worker.tasks": ("app.core", "worker.celery", "worker.runner"),
+    "worker.embedded": ("app.core", "worker.runner", "worker.sweeper"),
     "worker": (),
 }
-WITHOUT_TORCH = ("app", "worker.launch", "worker.detection.outliers", "worker.detection.verdict")
+WITHOUT_TORCH = (
+    "app",
+    "migrations",
+    *(f"worker.{part}" for part in ("celery", "desk", "embedded", "launch", "recorder", "runner", "scratch", "steps")),
+    *(f"worker.{part}" for part in ("supervisor", "sweeper", "tasks")),
+    "worker.detection.outliers",
+    "worker.detection.verdict",
+)
 
 
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for package in ("app", "worker", "models")
+    for package in ("app", "worker", "models", "migrations")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 

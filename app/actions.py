@@ -1,0 +1,253 @@
+"""What can be asked of the service: keep an artifact, request, cancel and delete a scan. One transaction each, then the
+doorbell. Knows no HTTP.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.core import scheduling
+from app.core.config import ScanConfig
+from app.core.errors import Refusal
+from app.core.intake.declaration import DeclaredInput
+from app.core.jobs import ScanJob
+from app.core.lifecycle import OPEN_SCANS, ScanStatus
+from app.core.repository import access, artifacts, scans
+from app.core.service import Service as Service
+from app.core.settings import GB
+from app.core.storage import SHA256, artifact_key, scan_prefix
+from app.core.tables import Artifact, Scan, new_id
+from app.core.text import printable
+
+ENGINE_VERSION = version("triggerlens")
+
+SCAN_ID = re.compile("[0-9a-f]{32}")
+
+UploadKind = Literal["model", "bundle"]
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """A scan as asked for, with its inputs by hash."""
+
+    model_sha256: str
+    bundle_sha256: str
+    config: ScanConfig
+    input: DeclaredInput
+    repair: bool = False
+    force: bool = False
+    model_name: str = "model.pt"
+    bundle_name: str = "bundle"
+
+
+async def register_artifact(
+    service: Service, tenant_id: str, kind: UploadKind, chunks: AsyncIterator[bytes]
+) -> tuple[Artifact, bool]:
+    """Keep a file for a tenant; the flag says whether it is new to it.
+
+    Raises Refusal: too_large, storage_full, artifact_kind_mismatch, disk_full.
+    """
+    room = await asyncio.to_thread(_room_left, service)
+    largest = service.settings.max_model_bytes if kind == "model" else service.settings.max_bundle_bytes
+    received = await service.store.receive(tenant_id, chunks, largest)
+    try:
+        if received.size > room:
+            raise _storage_full(service)
+        await asyncio.to_thread(_known, service, tenant_id, received.sha256, kind)
+        # First the blob, then the row that promises it; known bytes too, in case the disk has lost them.
+        await service.store.publish(received, tenant_id)
+        return await asyncio.to_thread(_enter, service, tenant_id, received.sha256, kind, received.size)
+    finally:
+        await service.store.discard(received)
+
+
+def request_scan(
+    service: Service, tenant_id: str, request: ScanRequest, idempotency: tuple[str, str] | None = None
+) -> tuple[Scan, bool]:
+    """A scan for a request: a new one, or a finished one of an equal request; the flag says which.
+
+    `idempotency` is an Idempotency-Key with the digest of what came with it: the same pair gets the same scan.
+    Raises Refusal: unknown_artifact, wrong_artifact_kind, idempotency_key_reused.
+    """
+    with service.database.writing() as session:
+        if idempotency and (remembered := access.remembered(session, tenant_id, idempotency[0])):
+            if remembered.body_digest != idempotency[1]:
+                raise Refusal(
+                    "idempotency_key_reused",
+                    "This Idempotency-Key came with another request before.",
+                    "Use a new key for a new request.",
+                )
+            return get_scan(session, tenant_id, remembered.scan_id), False
+        job = _job(session, tenant_id, request)
+        hashes = {"model": request.model_sha256, "bundle": request.bundle_sha256}  # names decide nothing
+        digest = _digest([ENGINE_VERSION, job.to_json() | hashes])
+        scan = None if request.force else scans.finished_like(session, tenant_id, digest)
+        is_new = scan is None
+        if scan is None:
+            scan = Scan(
+                id=new_id(),
+                tenant_id=tenant_id,
+                model_sha256=request.model_sha256,
+                bundle_sha256=request.bundle_sha256,
+                request=job.to_json(),
+                request_digest=digest,
+                engine_version=ENGINE_VERSION,
+            )
+            session.add(scan)
+            session.flush()
+            scheduling.begin(session, scan, service.settings.compute_queue)
+        if idempotency:
+            access.remember(session, tenant_id, *idempotency, scan.id)
+    if is_new:
+        service.queue.ring("cpu")
+    return scan, is_new
+
+
+def cancel_scan(service: Service, tenant_id: str, scan_id: str) -> Scan:
+    """Ask for the end of a scan; a cancelled one stays as it is. Raises Refusal: scan_not_found, scan_ended."""
+    with service.database.writing() as session:
+        get_scan(session, tenant_id, scan_id)
+        scan = scans.lock(session, scan_id)
+        assert scan is not None
+        if scan.status in OPEN_SCANS:
+            scheduling.cancel(session, scan)
+        elif scan.status != ScanStatus.CANCELLED:
+            raise Refusal("scan_ended", f"The scan has already {scan.status}.", "There is nothing left to cancel.")
+    return scan
+
+
+def delete_scan(service: Service, tenant_id: str, scan_id: str) -> None:
+    """Delete an ended scan with its report, pictures and repaired weights. Raises Refusal: scan_not_found, scan_open.
+
+    Blobs go first: whatever interrupts this leaves a scan that can be deleted again.
+    """
+    with service.database.reading() as session:
+        scan = get_scan(session, tenant_id, scan_id)
+        if scan.status in OPEN_SCANS:
+            raise Refusal("scan_open", f"The scan is {scan.status}.", "Cancel it first, then delete it.")
+        made = artifacts.made_by(session, scan)
+    service.store.delete_prefix(scan_prefix(tenant_id, scan_id))
+    for artifact in made:
+        service.store.delete(artifact_key(tenant_id, artifact.sha256))
+    with service.database.writing() as session:
+        for artifact in artifacts.made_by(session, scan):
+            artifacts.delete(session, artifact)
+        if (row := scans.find(session, tenant_id, scan_id)) is not None:
+            scans.delete(session, row)
+
+
+def delete_artifact(service: Service, tenant_id: str, sha256: str) -> None:
+    """Delete an artifact that no open scan needs. Raises Refusal: artifact_not_found, artifact_in_use."""
+    with service.database.writing() as session:
+        artifact = get_artifact(session, tenant_id, sha256)
+        if (user := scans.using_artifact(session, tenant_id, sha256)) is not None:
+            raise Refusal(
+                "artifact_in_use", f"The scan {user} needs this file.", "Cancel the scan or wait for its end."
+            )
+        artifacts.delete(session, artifact)
+    service.store.delete(artifact_key(tenant_id, sha256))
+
+
+def get_scan(session: Session, tenant_id: str, scan_id: str) -> Scan:
+    """A tenant's scan; raises Refusal scan_not_found, for somebody else's too."""
+    if not SCAN_ID.fullmatch(scan_id) or (scan := scans.find(session, tenant_id, scan_id)) is None:
+        raise Refusal(
+            "scan_not_found", f"There is no scan {printable(scan_id)!r}.", "GET /v1/scans lists those there are."
+        )
+    return scan
+
+
+def get_artifact(session: Session, tenant_id: str, sha256: str) -> Artifact:
+    """A tenant's artifact; raises Refusal artifact_not_found, for somebody else's too."""
+    if not SHA256.fullmatch(sha256) or (artifact := artifacts.find(session, tenant_id, sha256)) is None:
+        name = printable(sha256)
+        raise Refusal("artifact_not_found", f"There is no artifact {name!r}.", "Upload it with PUT /v1/artifacts.")
+    return artifact
+
+
+def _job(session: Session, tenant_id: str, request: ScanRequest) -> ScanJob:
+    """The job of a request, its inputs looked up. Where and on how many threads it runs is the worker's to say."""
+    inputs: dict[str, dict[str, Any]] = {}
+    for kind, sha256, name in (
+        ("model", request.model_sha256, request.model_name),
+        ("bundle", request.bundle_sha256, request.bundle_name),
+    ):
+        artifact = artifacts.find(session, tenant_id, sha256)
+        if artifact is None:
+            raise Refusal(
+                "unknown_artifact",
+                f"There is no {kind} with the hash {sha256!r}.",
+                f"Upload it with PUT /v1/artifacts?kind={kind} and give the sha256 of the answer.",
+            )
+        if artifact.kind != kind:
+            raise Refusal(
+                "wrong_artifact_kind",
+                f"{sha256} was uploaded as a {artifact.kind} and is given as the {kind}.",
+                "Give the hashes in the right order, or upload the file again as what it is after deleting it.",
+            )
+        inputs[kind] = {"name": name, "bytes": artifact.size, "sha256": sha256}
+    return ScanJob(
+        model=inputs["model"],
+        bundle=inputs["bundle"],
+        config=request.config,
+        input=request.input,
+        repair=request.repair,
+    )
+
+
+def _room_left(service: Service) -> int:
+    with service.database.reading() as session:
+        room = service.settings.max_disk_bytes - artifacts.stored_bytes(session)
+    if room <= 0:
+        raise _storage_full(service)
+    return room
+
+
+def _known(service: Service, tenant_id: str, sha256: str, kind: UploadKind) -> Artifact | None:
+    """The artifact if the tenant has it; uploaded by hand it no longer goes when the scan goes that once made it."""
+    with service.database.writing() as session:
+        artifact = artifacts.find(session, tenant_id, sha256)
+        if artifact is None:
+            return None
+        if artifact.kind != kind:
+            raise Refusal(
+                "artifact_kind_mismatch",
+                f"This file is here already, as a {artifact.kind}.",
+                f"Use it as what it is, or delete it first to upload it as a {kind}.",
+            )
+        artifact.scan_id = None
+    return artifact
+
+
+def _enter(service: Service, tenant_id: str, sha256: str, kind: UploadKind, size: int) -> tuple[Artifact, bool]:
+    """The artifact's row, and whether it is new."""
+    if (known := _known(service, tenant_id, sha256, kind)) is not None:
+        return known, False
+    artifact = Artifact(tenant_id=tenant_id, sha256=sha256, kind=kind, size=size)
+    try:
+        with service.database.writing() as session:
+            artifacts.add(session, artifact)
+    except IntegrityError:  # the same file came twice at the same time
+        return _enter(service, tenant_id, sha256, kind, size)
+    return artifact, True
+
+
+def _storage_full(service: Service) -> Refusal:
+    return Refusal(
+        "storage_full",
+        f"The service keeps at most {service.settings.max_disk_bytes / GB:.0f} GB, and that is reached.",
+        "Delete scans or artifacts, or ask the operator to raise TRIGGERLENS_MAX_DISK_BYTES.",
+        retryable=True,
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,119 @@
+"""A scan as the API tells it: from its row, its jobs and its findings, in a handful of small queries."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.api.checks import Checks
+from app.api.schemas import LabelResult, ScanItem, ScanState, ScanSummary
+from app.core.findings import RepairStatus
+from app.core.lifecycle import OPEN_SCANS, JobState, ScanStatus
+from app.core.progress import Steps, eta_seconds, progress
+from app.core.repository import jobs, scans
+from app.core.tables import Scan, now
+
+
+def scan_item(scan: Scan) -> ScanItem:
+    """A scan as a list shows it."""
+    return ScanItem(**_facts(scan))
+
+
+def scan_state(session: Session, checks: Checks, scan: Scan) -> ScanState:
+    """A scan with how far it is and what it waits for."""
+    labels = [_label(row.finding) for row in scans.findings(session, scan)]
+    steps = [] if scan.status == ScanStatus.FINISHED else jobs.steps(session, scan.id)
+    share = 1.0 if scan.status == ScanStatus.FINISHED else progress(steps, scan.request["repair"])
+    earlier = scans.queued_before(session, scan) if scan.status == ScanStatus.QUEUED else None
+    return ScanState(
+        **_facts(scan),
+        progress=round(share, 4),
+        labels_done=len(labels),
+        labels=labels,
+        queue_position=earlier,
+        waiting_for=_waiting_for(session, checks, steps, earlier) if scan.status in OPEN_SCANS else None,
+        eta_seconds=_eta(session, scan, share),
+    )
+
+
+def _facts(scan: Scan) -> dict[str, Any]:
+    config = scan.request["config"]
+    return {
+        "id": scan.id,
+        "status": scan.status,
+        "stage": scan.stage,
+        "labels_total": scan.labels_total,
+        "verdict": scan.verdict,
+        "summary": None if scan.summary is None else ScanSummary.model_validate(scan.summary),
+        "problem": scan.problem,
+        "cancel_requested": scan.cancel_requested,
+        "model": scan.model_sha256,
+        "bundle": scan.bundle_sha256,
+        "model_name": scan.request["model"]["name"],
+        "bundle_name": scan.request["bundle"]["name"],
+        "preset": config["preset"],
+        "seed": config["seed"],
+        "repair": scan.request["repair"],
+        "engine_version": scan.engine_version,
+        "created_at": _iso(scan.created_at),
+        "started_at": _iso(scan.started_at),
+        "finished_at": _iso(scan.finished_at),
+        "links": _links(scan),
+    }
+
+
+def _links(scan: Scan) -> dict[str, str]:
+    here = f"/v1/scans/{scan.id}"
+    links = {"self": here, "events": f"{here}/events"}
+    if scan.status in OPEN_SCANS:
+        links["cancel"] = f"{here}/cancel"
+    if scan.status == ScanStatus.FINISHED:
+        links["report"] = f"{here}/report"
+    if scan.summary is not None and scan.summary["repair_status"] == RepairStatus.REPAIRED:
+        links["repaired"] = f"{here}/repaired"
+    return links
+
+
+def _label(finding: Mapping[str, Any]) -> LabelResult:
+    """A finding in short: the figures of its most suspicious family (see LabelFinding.headline)."""
+    families = finding["families"] or [dict.fromkeys(("norm", "attack_success_rate", "anomaly_index"))]
+    headline = max(families, key=lambda f: (f.get("flagged", False), -1.0 if (i := f["anomaly_index"]) is None else i))
+    return LabelResult(
+        label=finding["label"],
+        name=finding["name"],
+        norm=headline["norm"],
+        attack_success_rate=headline["attack_success_rate"],
+        anomaly_index=headline["anomaly_index"],
+        flagged=any(family.get("flagged", False) for family in families),
+    )
+
+
+def _waiting_for(
+    session: Session, checks: Checks, steps: list[Steps], earlier: int | None
+) -> Literal["worker", "broker", "earlier_scans"] | None:
+    """What keeps an open scan from going on; None while somebody works on it, or is about to."""
+    ready = {job.queue for job in steps if job.state == JobState.READY}
+    if not ready or any(job.state == JobState.RUNNING for job in steps):
+        return None
+    if checks.broker is not None and checks.broker.latest() is False:
+        return "broker"
+    if not ready <= checks.live_queues(session):
+        return "worker"
+    return "earlier_scans" if earlier else None
+
+
+def _eta(session: Session, scan: Scan, share: float) -> float | None:
+    if scan.status != ScanStatus.RUNNING or scan.started_at is None:
+        return None
+    elapsed = (session.scalar(select(now())) or scan.started_at) - scan.started_at
+    seconds = eta_seconds(share, elapsed)
+    return None if seconds is None else round(seconds, 1)
+
+
+def _iso(seconds: float | None) -> str | None:
+    """ISO 8601 in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
