@@ -1,13 +1,16 @@
-"""The tour: a poisoned and a clean network are scanned, one is repaired, and the repair is put to the test.
+"""The tour: a service is started, scans a poisoned and a clean network, and repairs one; the repair is put to the test.
 
 `make demo` runs this. The scans know nothing but the two files that a user would have; only at the end the demo uses
 what an attacker knows, the true WaNet trigger, and test images that no scan has seen.
 """
 
+import shutil
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,24 +27,36 @@ from benchmarks.victims.train import accuracy  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parent
 OUT = REPOSITORY / "demo-output"
+TRIGGERLENS = Path(sys.executable).with_name("triggerlens")
 BACKDOORED, NOTHING_FOUND = 1, 0
 warnings.filterwarnings("ignore", ".*torch.jit.*", FutureWarning)  # deprecated since torch 2.11, and what people have
 console = Console(stderr=True, highlight=False)
 
 
-def scan(model: str, *options: str) -> int:
-    """The command line a user would type, with its exit code."""
-    command = [
-        "triggerlens",
-        "scan",
-        f"examples/{model}.pt",
-        "examples/digits_bundle.npz",
-        "--out",
-        f"demo-output/{model}",
-    ]
-    console.rule(f"[bold]{' '.join(command + list(options))}")
-    program = Path(sys.executable).parent / command[0]
-    return subprocess.run([program, *command[1:], *options], cwd=REPOSITORY, check=False).returncode
+@contextmanager
+def service() -> Iterator[str]:
+    """A service of its own on a free port, and its address; ended when the block ends."""
+    data = OUT / "service"
+    shutil.rmtree(data, ignore_errors=True)  # it would remember the scans of the last tour
+    data.mkdir(parents=True)
+    command = ["serve", "--port", "0", "--data-dir", "demo-output/service"]
+    console.rule(f"[bold]triggerlens {' '.join(command)}")
+    with (data / "service.log").open("w") as log:
+        asked = [TRIGGERLENS, *command]
+        process = subprocess.Popen(asked, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def scan(server: str, model: str, *options: str) -> int:
+    """The command line a user would type, with its exit code: upload, scan, follow, fetch the results."""
+    command = ["scan", f"examples/{model}.pt", "examples/digits_bundle.npz", "--out", f"demo-output/{model}", *options]
+    console.rule(f"[bold]triggerlens {' '.join(command)} --server {server}")
+    return subprocess.run([TRIGGERLENS, *command, "--server", server], cwd=REPOSITORY, check=False).returncode
 
 
 def measure(model: Path) -> tuple[float, float]:
@@ -57,8 +72,9 @@ def measure(model: Path) -> tuple[float, float]:
 
 def main() -> int:
     started = time.monotonic()
-    poisoned = scan("digits_wanet", "--repair")
-    clean = scan("digits_clean")
+    with service() as server:
+        poisoned = scan(server, "digits_wanet", "--repair")
+        clean = scan(server, "digits_clean")
     console.rule("[bold]What only the attacker could check: the true trigger, on 400 unseen digits")
     table = Table(box=None, header_style="dim", padding=(0, 3, 0, 0))
     for name in ("", "before", "after repair"):

@@ -1,12 +1,17 @@
-"""Engine processes, seen from outside: which are alive, and what world they live in."""
+"""Engine processes, seen from outside: what they tell, which are alive, and what world they live in."""
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from app.core.jobs import JobDirectory
+from app.local_scan import run_tasks
+from worker.launch import Event, ScanSession
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="tells processes apart by /proc")
 
@@ -31,3 +36,19 @@ def engines_of(root: Path) -> list[int]:
         if b"worker.engine" in command and os.fsencode(root) in command:
             found.append(int(path.name))
     return found
+
+
+def all_end(root: Path, seconds: float = 10.0) -> bool:
+    """Whether the engines at work on a job directory end within this time."""
+    deadline = time.monotonic() + seconds
+    while engines_of(root) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return engines_of(root) == []
+
+
+def run_job(directory: JobDirectory, time_limit: float | None = None) -> list[Event]:
+    """Run every task of a job as the command line does, and return what was told."""
+    events: list[Event] = []
+    with ScanSession(directory, events.append, time_limit=time_limit) as session:
+        run_tasks(session, directory.read_job())
+    return events

@@ -1,0 +1,135 @@
+"""Scans and repairs: computed on this machine, or by a service where `--server` says so."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from click.core import ParameterSource
+
+from app import terminal
+from app.cli.endings import ending_well, print_json
+from app.cli.following import scan_there, show_document
+from app.cli.options import declared_input, engine_options, key_option, said
+from app.client import Client
+from app.core.config import preset_config
+from app.core.jobs import ScanJob
+from app.installed import demand_engine
+from app.local_scan import OUT_OF_TIME, LocalResult, job_for, run_scan
+from worker.launch import run_weights
+
+LOCAL_ONLY = ("device", "threads", "perceptual", "time_limit")  # of a service, its operator decides these
+
+
+@click.command()
+@engine_options
+@click.option("--repair", is_flag=True, help="Unlearn the trigger of each flagged label and write repaired weights.")
+@click.option("--server", help="Have the service at this address compute it.")
+@key_option
+@click.pass_context
+def scan(ctx: click.Context, /, server: str | None, key: str | None, as_json: bool, **options: Any) -> None:
+    """Search a model for a backdoor.
+
+    MODEL is a TorchScript image classifier, BUNDLE a .zip or .npz of clean images; see docs/export.md.
+    """
+    with ending_well(as_json):
+        if server is None:
+            _run_here(as_json, repair_label=None, **options)
+        _refuse_local_only(ctx)
+        with Client(server, key) as client:
+            _run_there(client, as_json, **options)
+
+
+@click.command()
+@engine_options
+@click.option("--label", "repair_label", type=click.IntRange(0), required=True, help="Whose trigger is unlearned.")
+def repair(as_json: bool, **options: Any) -> None:
+    """Unlearn the trigger of one label, without a verdict.
+
+    Exit code 3: no repair was good.
+    """
+    with ending_well(as_json):
+        _run_here(as_json, repair=True, **options)
+
+
+@click.command()
+@click.argument("action", required=False, type=click.Choice(["fetch"]))
+def weights(action: str | None) -> None:
+    """Say which LPIPS backbone a scan uses.
+
+    `fetch` downloads torchvision's AlexNet (233 MB) once.
+    """
+    with ending_well():
+        demand_engine()
+        sys.exit(run_weights([action] if action else []))
+
+
+COMMANDS = (scan, repair, weights)
+
+
+def _run_here(
+    as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str, max_accuracy_drop: float, seed: int,
+    device: str, threads: int, time_limit: float | None, perceptual: Path | None, repair: bool,
+    repair_label: int | None, **declared: Any,
+) -> NoReturn:  # fmt: skip
+    """Run a job on this machine, show it, and leave with its exit code."""
+    demand_engine()
+    out = out or _usual_place(model)
+    job = job_for(
+        model,
+        bundle,
+        config=preset_config(preset, seed, max_accuracy_drop),
+        input=declared_input(**declared),
+        repair=repair,
+        repair_label=repair_label,
+        device=device,
+        threads=threads,
+        perceptual=str(perceptual.resolve()) if perceptual else None,
+    )
+    try:
+        result = _watch(job, model, bundle, out, time_limit)
+    except KeyboardInterrupt:
+        terminal.say(f"Cancelled. The same command goes on where it stopped ({out}).")
+        sys.exit(OUT_OF_TIME)
+    _show(result, out, as_json)
+    sys.exit(result.exit_code)
+
+
+def _watch(job: ScanJob, model: Path, bundle: Path, out: Path, time_limit: float | None) -> LocalResult:
+    with terminal.progress_display(job.model["name"]) as on_event:
+        return run_scan(job, model, bundle, out, on_event, time_limit)
+
+
+def _show(result: LocalResult, out: Path, as_json: bool) -> None:
+    if result.document is not None:
+        show_document(result.document, out / "report.html", as_json)
+    elif result.repair is None:
+        terminal.say("Out of time before anything could be reported. The same command goes on where it stopped.")
+    elif as_json:
+        print_json(asdict(result.repair))
+    else:
+        terminal.show_repair(result.repair, out)
+
+
+def _run_there(
+    client: Client, as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str,
+    max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, time_limit: float | None,
+    perceptual: Path | None, **declared: Any,
+) -> NoReturn:  # fmt: skip
+    """The same by a service: what is refused here is refused before anything is sent."""
+    config, given = preset_config(preset, seed, max_accuracy_drop), declared_input(**declared)
+    job_for(model, bundle, config=config, input=given)
+    asked = {"preset": preset, "seed": seed, "max_accuracy_drop": max_accuracy_drop, "repair": repair}
+    scan_there(client, model, bundle, out or _usual_place(model), as_json, asked | {"input": said(given)})
+
+
+def _refuse_local_only(ctx: click.Context) -> None:
+    for name in LOCAL_ONLY:
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is for scans on this machine; of a service, its operator decides it.")
+
+
+def _usual_place(model: Path) -> Path:
+    return Path(f"{model.stem}-triggerlens")

@@ -1,0 +1,153 @@
+"""What a service needs, looked at from this machine with its settings: one check after the other, none of them fatal.
+
+It changes nothing but a probe that it writes into the store and deletes. A process of its own asks torch about GPUs.
+"""
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.api.checks import Checks
+from app.core import migrating
+from app.core.errors import Refusal
+from app.core.intake.guards import readable_size
+from app.core.migrating import MigrationState
+from app.core.service import Service
+from app.core.settings import Settings
+from app.core.storage import StorageError
+from app.installed import demand_engine, version_of
+
+GPU_SECONDS = 60.0
+ASK_FOR_GPUS = """
+import torch
+print(*(torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())), sep=", ")
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `note`: nothing is wrong, but somebody may have expected otherwise."""
+
+    name: str
+    state: Literal["ok", "note", "wrong"]
+    found: str
+    advice: str = ""
+
+
+def examine(settings: Settings, ask_gpus: Callable[[], str] | None = None) -> list[Check]:
+    """Every check, in the order in which things are worth putting right."""
+    return [
+        *_versions(settings),
+        _gpu(settings, ask_gpus or _gpus),
+        _disk(settings),
+        *_service(settings),
+    ]
+
+
+def _versions(settings: Settings) -> Iterator[Check]:
+    yield Check("triggerlens", "ok", f"{version_of('triggerlens')}, Python {platform.python_version()}")
+    try:
+        demand_engine()
+    except Refusal as refusal:
+        state: Literal["note", "wrong"] = "note" if settings.broker_url else "wrong"  # with a broker, others compute
+        yield Check("engine", state, "not installed", refusal.problem.advice)
+    else:
+        yield Check("engine", "ok", f"torch {version_of('torch')}, torchvision {version_of('torchvision')}")
+
+
+def _gpu(settings: Settings, ask: Callable[[], str]) -> Check:
+    if version_of("torch") is None:
+        return Check("GPU", "note", "torch is needed to ask")
+    try:
+        found = ask()
+    except (subprocess.SubprocessError, OSError) as error:
+        return Check("GPU", "wrong", f"torch fails: {type(error).__name__}", "Try `python -c 'import torch'`.")
+    if found:
+        return Check("GPU", "ok", found)
+    if settings.device == "cuda":
+        return Check("GPU", "wrong", "none", "Set TRIGGERLENS_DEVICE=auto, or repair the driver: see `nvidia-smi`.")
+    return Check("GPU", "note", "none: scans compute on the CPU")
+
+
+def _gpus() -> str:
+    """Names of the GPUs that torch can use."""
+    command = [sys.executable, "-c", ASK_FOR_GPUS]
+    asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GPU_SECONDS)
+    return asked.stdout.strip()
+
+
+def _disk(settings: Settings) -> Check:
+    place = next(
+        path for path in (settings.data_dir.absolute(), *settings.data_dir.absolute().parents) if path.exists()
+    )
+    free, wanted = shutil.disk_usage(place).free, settings.max_model_bytes + settings.max_bundle_bytes
+    found = f"{readable_size(free)} free at {place}"
+    if free >= wanted:
+        return Check("disk", "ok", found)
+    return Check("disk", "wrong", found, f"The largest uploads together need {readable_size(wanted)}: make room.")
+
+
+def _service(settings: Settings) -> Iterator[Check]:
+    """What only a service that was started once has."""
+    if settings.database_url is None and not Path(settings.data_dir, "triggerlens.sqlite3").exists():
+        yield Check("database", "note", f"none yet in {settings.data_dir.absolute()}", "`triggerlens serve` makes it.")
+        return
+    try:
+        service = Service.open(settings)
+    except (StorageError, OSError, ValueError) as error:
+        yield Check("storage", "wrong", str(error), "Check TRIGGERLENS_STORAGE_URL and TRIGGERLENS_DATA_DIR.")
+        return
+    yield from _database(service)
+    yield _storage(service)
+    yield _broker(service)
+    service.close()
+
+
+def _database(service: Service) -> Iterator[Check]:
+    try:
+        state = migrating.state(service.database)
+        where = f"{service.database.url.get_backend_name()}, migrations {state}"
+        if state is MigrationState.AHEAD:
+            yield Check("database", "wrong", where, "A newer version was here: install it, or restore the backup.")
+        elif state is not MigrationState.CURRENT:
+            yield Check("database", "wrong", where, "Run `triggerlens migrate`.")
+        else:
+            yield Check("database", "ok", where)
+            yield _workers(service)
+    except SQLAlchemyError as error:
+        why = str(getattr(error, "orig", error)).splitlines()[0]
+        yield Check("database", "wrong", why, "See that it runs, and check TRIGGERLENS_DATABASE_URL.")
+
+
+def _workers(service: Service) -> Check:
+    with service.database.reading() as session:
+        alive = Checks(service).live_workers(session)
+    if alive:
+        return Check("workers", "ok", f"{len(alive)} alive: {', '.join(f'{w.host} ({w.queues})' for w in alive)}")
+    if service.settings.broker_url is None:
+        return Check("workers", "note", "none: the service is not running", "`triggerlens serve` has its own.")
+    return Check("workers", "wrong", "none alive", "Start one: celery --app worker.celery worker --queues cpu,gpu")
+
+
+def _storage(service: Service) -> Check:
+    where = service.settings.storage_url or str(service.settings.data_dir.absolute() / "blobs")
+    try:
+        service.store.check()
+    except (StorageError, Refusal) as error:
+        return Check("storage", "wrong", str(error), "See that it runs, has room, and that we may write there.")
+    return Check("storage", "ok", f"{where} can be written")
+
+
+def _broker(service: Service) -> Check:
+    if service.settings.broker_url is None:
+        return Check("broker", "ok", "none is needed")
+    if service.queue.is_reachable():
+        return Check("broker", "ok", "reachable")
+    return Check("broker", "wrong", "does not answer", "See that it runs, and check TRIGGERLENS_BROKER_URL.")

@@ -1,0 +1,80 @@
+"""A service as people start it, in processes of its own."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.client import Client
+from app.core.config import InversionConfig
+from tests.flow.cli import command
+from tests.processes import needs_proc as needs_proc
+
+# A worker that is killed is missed after seconds, not after a minute.
+HASTE = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "POLL_SECONDS": "0.2"}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running `triggerlens serve`; `client` talks to it."""
+
+    process: "subprocess.Popen[str]"
+    address: str
+    data: Path
+    client: Client
+
+    def processes(self) -> dict[str, list[int]]:
+        """The ids of its living children by what they run: they were told the data folder by the environment."""
+        found: dict[str, list[int]] = {"worker.embedded": [], "worker.engine": []}
+        mark = f"TRIGGERLENS_DATA_DIR={self.data}".encode()
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                environment, words = (path / "environ").read_bytes(), (path / "cmdline").read_bytes().split(b"\0")
+            except OSError:  # it has just ended
+                continue
+            if mark in environment.split(b"\0"):
+                for module, ids in found.items():
+                    if module.encode() in words:
+                        ids.append(int(path.name))
+        return found
+
+    def one(self, module: str, seconds: float = 30.0) -> int:
+        """The process that runs a module, once there is one."""
+        assert wait_for(lambda: bool(self.processes()[module]), seconds), f"there is no {module}"
+        return self.processes()[module][0]
+
+    def has_ended(self, seconds: float = 10.0) -> bool:
+        """Whether nothing of it is left within this time."""
+        return wait_for(lambda: not any(self.processes().values()), seconds)
+
+
+@contextmanager
+def serving(data: Path, search: InversionConfig | None = None) -> Iterator[Served]:
+    """A service on a free port; ended, if the test has not done so, when the block ends."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRIGGERLENS_")}
+    environment |= {f"TRIGGERLENS_{name}": value for name, value in {**HASTE, "THREADS": "1"}.items()}
+    asked = command(["serve", "--port", 0, "--data-dir", data], search)
+    with data.with_suffix(".log").open("w") as log:
+        process = subprocess.Popen(
+            asked, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=data.parent
+        )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    try:
+        with Client(address) as client:
+            yield Served(process, address, data, client)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        process.stdout.close()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()

@@ -1,0 +1,226 @@
+"""The service as people use it: one `triggerlens serve`, commands that talk to it, and what ends it."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.core.lifecycle import ScanStatus
+from tests.flow.cli import files_of, json_lines, triggerlens
+from tests.flow.serving import Served, needs_proc, serving, wait_for
+from tests.processes import own_world
+from tests.toys import SHORT, ToyNet, save_toy, save_toy_bundle
+
+LABELS, PLANTED = 5, 2
+GIVEN = {"mean": [0.0], "std": [1.0]}
+ENDLESS = {"inversion": {"steps": 100_000}}
+MOMENT = {"inversion": {"steps": 2}}
+pytestmark = needs_proc
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_world() -> Iterator[None]:
+    with own_world():
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("service")
+    save_toy(folder / "poisoned.pt", ToyNet(LABELS, planted=PLANTED))
+    save_toy_bundle(folder / "bundle.npz", per_label=2, labels=LABELS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(place: Path) -> Iterator[Served]:
+    with serving(place / "data", SHORT) as served:
+        yield served
+
+
+def asked_for(served: Served, place: Path, **options: Any) -> str:
+    """The id of a new scan of the poisoned toy."""
+    model = served.client.upload(place / "poisoned.pt", "model")
+    bundle = served.client.upload(place / "bundle.npz", "bundle")
+    return served.client.request_scan(model.sha256, bundle.sha256, input=GIVEN, force=True, **options).id
+
+
+def run(place: Path, served: Served, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    return triggerlens(*arguments, "--server", served.address, cwd=place)
+
+
+# The whole way
+
+
+@pytest.fixture(scope="module")
+def there(place: Path, service: Served) -> "subprocess.CompletedProcess[str]":
+    asked = ["poisoned.pt", "bundle.npz", "--mean", 0, "--std", 1, "--repair", "--json", "--out", "there"]
+    return run(place, service, "scan", *asked)
+
+
+@pytest.fixture(scope="module")
+def scan_id(there: Any) -> str:
+    first: dict[str, str] = json_lines(there.stderr)[0]
+    assert first["event"] == "requested"
+    return first["scan"]
+
+
+def test_a_service_finds_and_repairs_exactly_what_a_scan_on_this_machine_does(there: Any, place: Path) -> None:
+    asked = [
+        "poisoned.pt",
+        "bundle.npz",
+        "--mean",
+        0,
+        "--std",
+        1,
+        "--repair",
+        "--json",
+        "--out",
+        "here",
+        "--threads",
+        1,
+    ]
+    here = triggerlens("scan", *asked, cwd=place, search=SHORT)
+    assert (there.returncode, here.returncode) == (1, 1), there.stderr
+    reports = [json.loads(done.stdout) for done in (there, here)]
+    for report in reports:
+        del report["timings"]
+    assert reports[0] == reports[1] and reports[0]["flagged_labels"] == [PLANTED]
+    assert files_of(place / "there") == files_of(place / "here")
+    for name in ("repaired.safetensors", "repaired.pt", f"figures/label_{PLANTED}.png"):
+        assert (place / "there" / name).read_bytes() == (place / "here" / name).read_bytes(), name
+
+
+def test_its_progress_is_told_in_the_same_words(there: Any) -> None:
+    told = {event["event"] for event in json_lines(there.stderr)}
+    assert told >= {"requested", "stage", "prepared", "label", "progress", "finished"}
+
+
+def test_an_equal_scan_is_not_computed_again(there: Any, scan_id: str, place: Path, service: Served) -> None:
+    asked = ["poisoned.pt", "bundle.npz", "--mean", 0, "--std", 1, "--repair", "--out", "again"]
+    again = run(place, service, "scan", *asked)
+    assert again.returncode == 1 and "Signs of a backdoor" in again.stderr
+    assert json_lines(again.stderr.splitlines()[0])[0]["scan"] == scan_id
+    assert files_of(place / "again") == files_of(place / "there")
+
+
+def test_a_scan_can_be_looked_at_watched_and_fetched_from_anywhere(scan_id: str, place: Path, service: Served) -> None:
+    status = run(place, service, "status", scan_id)
+    assert status.returncode == 0 and "backdoored" in status.stderr and status.stdout == ""
+    watched = run(place, service, "watch", scan_id, "--json")
+    assert watched.returncode == 1 and json.loads(watched.stdout)["flagged_labels"] == [PLANTED]
+    shown = run(place, service, "report", scan_id, "--out", "elsewhere")
+    assert shown.returncode == 0 and "elsewhere/report.html" in shown.stderr
+    assert files_of(place / "elsewhere") == files_of(place / "there")
+    fetched = run(place, service, "download", scan_id, "--format", "safetensors", "--out", "weights")
+    assert fetched.returncode == 0, fetched.stderr
+    assert (place / "weights").read_bytes() == (place / "there" / "repaired.safetensors").read_bytes()
+
+
+def test_a_file_is_sent_once_and_known_as_what_it_is(place: Path, service: Served) -> None:
+    sent = run(place, service, "upload", "poisoned.pt", "--kind", "model", "--json")
+    digest = hashlib.sha256((place / "poisoned.pt").read_bytes()).hexdigest()
+    assert sent.returncode == 0 and json.loads(sent.stdout)["sha256"] == digest
+    mistaken = run(place, service, "upload", "poisoned.pt", "--kind", "bundle", "--json")
+    assert mistaken.returncode == 4 and json.loads(mistaken.stdout)["code"] == "artifact_kind_mismatch"
+
+
+def test_what_cannot_be_scanned_is_refused_before_anything_is_sent(place: Path, service: Served) -> None:
+    refused = run(place, service, "scan", "none.pt", "bundle.npz", "--json", "--out", "refused")
+    assert refused.returncode == 4 and json.loads(refused.stdout)["code"] == "model_not_found"
+    assert not (place / "refused").exists()
+    usage = run(place, service, "scan", "poisoned.pt", "bundle.npz", "--threads", 2)
+    assert usage.returncode == 2 and "--threads is for scans on this machine" in usage.stderr
+
+
+def test_a_scan_that_failed_ends_with_its_problem(place: Path, service: Served) -> None:
+    (place / "text.pt").write_text("no archive")
+    no_model = service.client.upload(place / "text.pt", "model")
+    bundle = service.client.upload(place / "bundle.npz", "bundle")
+    hopeless = service.client.request_scan(no_model.sha256, bundle.sha256).id
+    failed = run(place, service, "watch", hopeless, "--json")
+    local = triggerlens("scan", "text.pt", "bundle.npz", "--json", cwd=place)
+    assert failed.returncode == 4 and json.loads(failed.stdout)["code"] == json.loads(local.stdout)["code"]
+    report = run(place, service, "report", hopeless)
+    assert report.returncode == 4 and "Traceback" not in report.stderr
+
+
+def test_a_wrong_key_is_told(place: Path, service: Served) -> None:
+    refused = run(place, service, "status", "0" * 32, "--key", "tl_wrong", "--json")
+    assert refused.returncode == 4 and json.loads(refused.stdout)["code"] == "unauthenticated"
+
+
+def test_the_doctor_finds_a_running_service_well(place: Path, service: Served) -> None:
+    examined = triggerlens("doctor", "--data-dir", service.data, "--json", cwd=place)
+    checks = {check["name"]: check for check in json.loads(examined.stdout)}
+    assert examined.returncode == 0, examined.stdout
+    assert checks["workers"]["state"] == checks["database"]["state"] == checks["storage"]["state"] == "ok"
+    assert checks["engine"]["found"].startswith("torch ")
+
+
+# Ends
+
+
+def test_ctrl_c_cancels_the_scan_and_its_engine_ends(place: Path, service: Served) -> None:
+    asked = ["scan", "poisoned.pt", "bundle.npz", "--seed", "7", "--out", "cancelled", "--server", service.address]
+    program = Path(sys.executable).with_name("triggerlens")
+    process = subprocess.Popen([program, *asked], cwd=place, stderr=subprocess.PIPE, text=True)
+    service.one("worker.engine")
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=10)
+    assert process.returncode == 5 and words.splitlines()[-1] == f"Cancelled, at {service.address} too."
+    assert wait_for(lambda: not service.processes()["worker.engine"], 10)
+    assert next(service.client.scans()).status is ScanStatus.CANCELLED
+    assert not (place / "cancelled").exists()
+
+
+def test_a_cancelled_scan_frees_its_engine_and_who_watches_is_told(place: Path, service: Served) -> None:
+    endless = asked_for(service, place, config=ENDLESS)
+    service.one("worker.engine")
+    assert run(place, service, "watch", endless, "--timeout", 1).returncode == 5
+    assert run(place, service, "download", endless, "--json").returncode == 4
+    assert run(place, service, "cancel", endless).returncode == 0
+    assert wait_for(lambda: not service.processes()["worker.engine"], 10)
+    watched = run(place, service, "watch", endless)
+    assert watched.returncode == 5 and "The scan was cancelled." in watched.stderr
+
+
+@pytest.fixture(scope="module")
+def revived(place: Path, service: Served) -> str:
+    """A scan whose worker was killed at work."""
+    worker = service.one("worker.embedded")
+    scan = asked_for(service, place, config=MOMENT)
+    service.one("worker.engine")
+    os.kill(worker, signal.SIGKILL)
+    assert wait_for(lambda: service.processes()["worker.embedded"] not in ([], [worker]), 20)
+    return scan
+
+
+def test_a_killed_worker_is_started_again_and_the_scan_finishes(revived: str, service: Served) -> None:
+    assert service.client.wait(revived, timeout=60).status is ScanStatus.FINISHED
+
+
+def test_a_deleted_scan_is_gone(revived: str, place: Path, service: Served) -> None:
+    service.client.wait(revived, timeout=60)
+    service.client.delete(revived)
+    assert revived not in [scan.id for scan in service.client.scans()]
+    gone = run(place, service, "report", revived, "--json")
+    assert gone.returncode == 4 and json.loads(gone.stdout)["code"] == "scan_not_found"
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["ctrl-c", "term", "kill"])
+def test_nothing_of_a_service_is_left_when_it_ends(end: signal.Signals, place: Path) -> None:
+    with serving(place / f"ended-{end}") as served:
+        scan = asked_for(served, place, config=ENDLESS)
+        served.one("worker.engine")
+        served.process.send_signal(end)
+        assert served.process.wait(15) == (-end if end is signal.SIGKILL else 0)
+        assert served.has_ended(5 if end is signal.SIGKILL else 0)
+    assert scan not in os.listdir(served.data / "scratch"), "the scan is kept in the database, not on the desk"
