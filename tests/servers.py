@@ -184,8 +184,8 @@ class S3Server(Server):
         )
 
 
-@pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[PostgresServer]:
+@contextmanager
+def running_postgresql() -> Iterator[PostgresServer]:
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)  # Debian keeps them off the PATH
     binary = shutil.which("postgres", path=os.pathsep.join([os.environ["PATH"], *map(str, places)]))
     if binary is None:
@@ -195,8 +195,8 @@ def postgresql_server() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
+@contextmanager
+def running_redis() -> Iterator[RedisServer]:
     binary = shutil.which("redis-server")
     if binary is None:
         do_without("redis-server", "apt-get install redis-server")
@@ -204,11 +204,36 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
+@contextmanager
+def running_s3() -> Iterator[S3Server]:
     if find_spec("moto") is None or find_spec("flask") is None:
         do_without("moto's server", "pip install 'moto[s3,server]'")
     with S3Server() as server:
+        yield server
+
+
+@contextmanager
+def servers() -> Iterator[tuple[PostgresServer, RedisServer, S3Server]]:
+    """All three, for whoever is no test."""
+    with running_postgresql() as postgresql, running_redis() as redis, running_s3() as s3:
+        yield postgresql, redis, s3
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresServer]:
+    with running_postgresql() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with running_s3() as server:
         yield server
 
 

@@ -8,6 +8,7 @@ directory. Used by the command line and by the runner.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ Event = dict[str, Any]
 
 GRACE_SECONDS = 30.0  # an engine that ignores its time limit is killed this long after it
 LOG = "engine.log"
+SECRET_NAME = re.compile("^(TRIGGERLENS|AWS|PG|REDIS)|SECRET|TOKEN|PASS|CREDENTIAL|API_?KEY|AUTH")
+LOGIN = re.compile("://[^/@]*@")
 
 
 class EngineCrashError(RuntimeError):
@@ -194,7 +197,7 @@ class _Engine:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, **environment},
+                    env={**_without_secrets(os.environ), **environment},
                     pass_fds=(control_read, progress_write),
                     start_new_session=True,
                 )
@@ -222,6 +225,13 @@ class _Engine:
     def wait(self) -> int:
         """The exit code of the engine, once it has ended."""
         return self._process.wait()
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """What an engine, and so a suspect, may know of this process's environment: no settings, keys or addresses."""
+    return {
+        name: value for name, value in environment.items() if not SECRET_NAME.search(name) and not LOGIN.search(value)
+    }
 
 
 def run_weights(arguments: list[str]) -> int:

@@ -14,6 +14,17 @@ from sqlalchemy.orm import Session
 
 BUSY_SECONDS = 20
 
+# Of PostgreSQL: a server that is unplugged is noticed within half a minute, and so is, by the server, a client that was
+# frozen in the middle of a transaction, whose locks would hold up everybody.
+POSTGRESQL = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+    "options": "-c idle_in_transaction_session_timeout=30s -c tcp_keepalives_idle=30",
+}
+
 
 class Database:
     """A pool of connections to one database."""
@@ -28,7 +39,7 @@ class Database:
             event.listen(self.engine, "connect", _tune_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
-            self.engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=40)
+            self.engine = create_engine(url, connect_args=POSTGRESQL, pool_pre_ping=True, pool_size=10, max_overflow=40)
         self._writer = self.engine.execution_options(writes=True)
 
     @contextmanager

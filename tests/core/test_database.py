@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app.core.database import Database
 from app.core.tables import DEFAULT_TENANT, Artifact, Scan, new_id, now
@@ -108,3 +108,9 @@ def test_many_threads_may_read_at_the_same_time(database: Database) -> None:
             inside.wait()
 
     at_once(*[read] * 10)
+
+
+@pytest.mark.parametrize("database", [pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
+def test_a_client_that_stands_still_within_a_transaction_holds_nobody_up_for_long(database: Database) -> None:
+    with database.reading() as session:
+        assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "30s"

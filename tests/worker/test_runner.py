@@ -1,0 +1,440 @@
+"""One worker: what it claims is done and recorded once, and whatever happens to it the work is not lost."""
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from app import actions
+from app.core.config import ScanConfig
+from app.core.database import Database
+from app.core.errors import Refusal
+from app.core.lifecycle import MOST_LOSSES, JobState, ScanStatus
+from app.core.plan import JobKind
+from app.core.queue import RecordingQueue
+from app.core.repository import access
+from app.core.service import Service
+from app.core.storage import attempt_prefix
+from app.core.tables import DEFAULT_TENANT, Event, Job
+from tests.processes import all_end, engines_of, needs_proc, own_world
+from tests.threads import at_once
+from tests.toys import QUICK
+from tests.worker import crew
+from tests.worker.crew import SwiftSession, Unplugged, Workshop, at_work, eventually, jobs_of, scan_of
+from worker.launch import EngineCrashError
+from worker.runner import Runner
+from worker.sweeper import sweep
+
+ENDLESS = ScanConfig(inversion=replace(QUICK, steps=1_000_000))
+
+
+@pytest.fixture
+def workshop(monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    """Engines that need no torch."""
+    opened = Workshop()
+    monkeypatch.setattr("worker.desk.ScanSession", opened)
+    return opened
+
+
+@pytest.fixture
+def service(database: Database, tmp_path: Path) -> Service:
+    return crew.service_on(database, tmp_path)
+
+
+@pytest.fixture
+def runner(service: Service) -> Runner:
+    return Runner(service, ["cpu"])
+
+
+def test_a_scan_goes_through_its_jobs_each_once_and_leaves_what_they_say(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
+) -> None:
+    scan_id = crew.requested(service, tmp_path)
+    runner.work_until_idle()
+    scan, jobs = scan_of(service, scan_id), jobs_of(service, scan_id)
+    assert (scan.status, scan.verdict, scan.labels_total) == (ScanStatus.FINISHED, "no_backdoor_found", 6)
+    assert list(jobs) == ["inspect", "prepare", "invert 0", "invert 2", "invert 4", "decide", "report"]
+    assert {(job.state, job.lease_token, job.losses) for job in jobs.values()} == {(JobState.DONE, 1, 0)}
+    assert len(workshop.sessions) == 1, "one engine for all jobs of a scan"
+    stored = 0
+    for job in jobs.values():
+        for name, facts in (job.outputs or {}).items():
+            assert facts["key"] == attempt_prefix(DEFAULT_TENANT, scan_id, job.id, 1) + name
+            assert service.store.size(facts["key"]) == facts["size"]
+            stored += facts["size"]
+    assert {*(jobs["invert 2"].outputs or {})} == {
+        f"{folder}/{label:06d}.{kind}"
+        for label in (2, 3)
+        for folder, kind in (("labels", "json"), ("generators", "safetensors"), ("examples", "npz"))
+    }
+    assert scan.output_bytes == stored
+    assert not any(runner.scratch.path.iterdir()), "the desk is cleared"
+
+
+def test_findings_are_seen_label_by_label_while_the_block_is_at_work(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
+) -> None:
+    scan_id = crew.requested(service, tmp_path)
+    seen: list[list[int]] = []
+    workshop.after_label = lambda label: seen.append(crew.labels_found(service, scan_id))
+    runner.work_until_idle()
+    assert seen == [list(range(label + 1)) for label in range(6)]
+    told = [data for name, data in crew.events_of(service, scan_id) if name == "label"]
+    assert [data["label"] for data in told] == list(range(6)) and all("norm" in data for data in told)
+
+
+@pytest.mark.parametrize("queues", [["cpu"], ["gpu"]])
+def test_a_worker_takes_jobs_of_its_queues_and_rings_for_what_it_leaves(
+    database: Database, workshop: Workshop, tmp_path: Path, queues: list[str]
+) -> None:
+    service = crew.service_on(database, tmp_path, compute_queue="gpu")
+    scan_id = crew.requested(service, tmp_path)
+    Runner(service, queues).work_until_idle()
+    kinds = [task.kind for task in workshop.done]
+    assert kinds == ([JobKind.INSPECT] if queues == ["cpu"] else [])
+    Runner(service, ["cpu", "gpu"]).work_until_idle()
+    assert scan_of(service, scan_id).status == ScanStatus.FINISHED
+    assert isinstance(service.queue, RecordingQueue) and {"cpu", "gpu"} == set(service.queue.rings)
+
+
+def test_whoever_takes_a_job_while_others_wait_passes_the_ring_on(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
+) -> None:
+    """So one ring wakes one idle worker after the other, for as long as there is work for them."""
+    for _ in range(3):
+        crew.requested(service, tmp_path)
+    rings = service.queue.rings  # type: ignore[attr-defined]
+    rings.clear()
+    runner._claim()
+    assert rings == ["cpu"]
+    runner._claim()
+    runner._claim()
+    assert rings == ["cpu"] * 2, "after the last one nothing waits"
+
+
+def test_a_hundred_rings_for_one_scan_do_each_job_once(service: Service, workshop: Workshop, tmp_path: Path) -> None:
+    scan_id = crew.requested(service, tmp_path)
+    crew_of_ten = [Runner(service, ["cpu"]) for _ in range(10)]
+
+    def hear_ten(runner: Runner) -> None:
+        for _ in range(10):
+            runner.work_until_idle()
+
+    at_once(*[lambda runner=runner: hear_ten(runner) for runner in crew_of_ten])
+    while scan_of(service, scan_id).status != ScanStatus.FINISHED:  # the last one may have looked too early
+        crew_of_ten[0].work_until_idle()
+    assert set(Counter(workshop.done).values()) == {1} and len(workshop.done) == 7
+    assert {job.lease_token for job in jobs_of(service, scan_id).values()} == {1}
+
+
+def test_without_its_lease_a_worker_writes_nothing(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
+) -> None:
+    scan_id = crew.requested(service, tmp_path)
+
+    def somebody_else_takes_it(session: SwiftSession) -> None:
+        with service.database.writing() as writing:
+            higher = {"lease_token": Job.lease_token + 1, "lease_expires_at": 9e9, "lease_owner": "other"}
+            writing.execute(update(Job).where(Job.scan_id == scan_id, Job.key == "2").values(higher))
+
+    def lose_the_second_block(label: int) -> None:
+        if label == 2:
+            workshop.after_label = lambda label: None
+            somebody_else_takes_it(workshop.sessions[-1])
+
+    workshop.after_label = lose_the_second_block
+    runner.work_until_idle()
+    job = jobs_of(service, scan_id)["invert 2"]
+    assert (job.state, job.lease_owner, job.lease_token, job.outputs) == (JobState.RUNNING, "other", 2, None)
+    assert crew.labels_found(service, scan_id) == [0, 1, 2, 4, 5], "label 3 came when the lease was lost"
+    assert "decide" not in jobs_of(service, scan_id)
+    referenced = {facts["key"] for job in jobs_of(service, scan_id).values() for facts in (job.outputs or {}).values()}
+    assert not any(f"{job.id}-" in key for key in referenced)
+
+
+def test_a_cancel_ends_the_work_at_hand(service: Service, runner: Runner, workshop: Workshop, tmp_path: Path) -> None:
+    scan_id = crew.requested(service, tmp_path)
+
+    def cancel(session: SwiftSession) -> None:
+        actions.cancel_scan(service, DEFAULT_TENANT, scan_id)
+        session.work_on()
+
+    workshop.meanwhile[JobKind.INVERT] = cancel
+    runner.work_until_idle()
+    assert scan_of(service, scan_id).status == ScanStatus.CANCELLED
+    states = {job.state for name, job in jobs_of(service, scan_id).items() if name.startswith("invert")}
+    assert states == {JobState.CANCELLED}
+
+
+def test_a_block_is_not_searched_on_when_another_block_has_failed_the_scan(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
+) -> None:
+    scan_id = crew.requested(service, tmp_path)
+
+    def refuse_elsewhere(session: SwiftSession) -> None:
+        workshop.meanwhile[JobKind.INVERT] = refuse
+        Runner(service, ["cpu"]).work_until_idle()
+        session.work_on()
+
+    def refuse(session: SwiftSession) -> None:
+        raise Refusal("out_of_memory", "Not enough memory.", "Find more.")
+
+    workshop.meanwhile[JobKind.INVERT] = refuse_elsewhere
+    runner.work_until_idle()
+    scan = scan_of(service, scan_id)
+    assert scan.status == ScanStatus.FAILED and scan.problem is not None and scan.problem["code"] == "out_of_memory"
+    states = sorted(job.state for name, job in jobs_of(service, scan_id).items() if name.startswith("invert"))
+    assert states == [JobState.CANCELLED, JobState.CANCELLED, JobState.FAILED]
+
+
+def crash(session: SwiftSession) -> None:
+    raise EngineCrashError(-9, "its last words")
+
+
+def leave_nonsense(session: SwiftSession) -> None:
+    path = session.directory.finding(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{")
+    session.tell(event="label", label=0)
+
+
+@pytest.mark.parametrize(
+    ("happening", "code"), [(crash, "engine_crashed"), (leave_nonsense, "internal_error")], ids=["crash", "nonsense"]
+)
+@pytest.mark.parametrize("times", [1, MOST_LOSSES])
+def test_a_job_may_fail_its_worker_twice_and_the_third_time_ends_the_scan_with_a_reason(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path, happening: Any, code: str, times: int
+) -> None:
+    scan_id = crew.requested(service, tmp_path)
+    left = [happening] * times
+
+    def happens(session: SwiftSession) -> None:
+        if left:
+            left.pop()(session)
+
+    workshop.meanwhile[JobKind.PREPARE] = happens
+    runner.work_until_idle()
+    scan, job = scan_of(service, scan_id), jobs_of(service, scan_id)["prepare"]
+    assert job.losses == times
+    if times < MOST_LOSSES:
+        assert scan.status == ScanStatus.FINISHED
+    else:
+        assert scan.status == ScanStatus.FAILED and scan.problem is not None and scan.problem["code"] == code
+        assert job.state == JobState.FAILED and scan.problem["advice"]
+
+
+def test_an_engine_that_stands_still_is_ended_and_counts_as_a_loss(
+    database: Database, workshop: Workshop, tmp_path: Path
+) -> None:
+    service = crew.service_on(database, tmp_path, stall_seconds=0.1)
+    scan_id = crew.requested(service, tmp_path)
+    workshop.meanwhile[JobKind.PREPARE] = SwiftSession.work_on
+    Runner(service, ["cpu"]).work_until_idle()
+    problem = scan_of(service, scan_id).problem
+    assert problem is not None and problem["code"] == "engine_stalled"
+    assert jobs_of(service, scan_id)["prepare"].losses == MOST_LOSSES
+
+
+def test_a_worker_that_is_stopped_gives_its_work_back_without_a_loss(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
+) -> None:
+    scan_id = crew.requested(service, tmp_path)
+
+    def stop(session: SwiftSession) -> None:
+        runner.stop()
+        session.work_on()
+
+    workshop.meanwhile[JobKind.INVERT] = stop
+    runner.work_until_idle()
+    job = jobs_of(service, scan_id)["invert 0"]
+    assert (job.state, job.losses, job.lease_owner) == (JobState.READY, 0, None)
+    runner.work_until_idle()
+    assert jobs_of(service, scan_id)["invert 0"].state == JobState.READY, "it takes no more"
+    workshop.meanwhile.clear()
+    Runner(service, ["cpu"]).work_until_idle()
+    assert scan_of(service, scan_id).status == ScanStatus.FINISHED
+
+
+def test_another_worker_goes_on_where_one_was_lost(service: Service, workshop: Workshop, tmp_path: Path) -> None:
+    scan_id = crew.requested(service, tmp_path)
+    lost, next_one = Runner(service, ["cpu"]), Runner(service, ["cpu"])
+
+    def be_forgotten(session: SwiftSession) -> None:
+        """As if this worker's machine stood still until somebody else has done everything."""
+        workshop.meanwhile.clear()
+        assert lost.supervisor is not None
+        lost.supervisor._renew = lambda: True  # type: ignore[method-assign]  # it believes that it is well
+        with service.database.writing() as writing:
+            writing.execute(update(Job).where(Job.scan_id == scan_id).values(lease_expires_at=1.0))
+        sweep(service)
+        next_one.work_until_idle()
+        assert scan_of(service, scan_id).status == ScanStatus.FINISHED
+
+    workshop.meanwhile[JobKind.INVERT] = be_forgotten
+    lost.work_until_idle()
+    job = jobs_of(service, scan_id)["invert 0"]
+    assert (job.losses, job.lease_token, job.lease_owner) == (1, 2, next_one.id)
+    assert all(f"{job.id}-2/" in facts["key"] for facts in (job.outputs or {}).values())
+    with service.database.reading() as session:
+        labels = [row.data["label"] for row in session.scalars(select(Event).where(Event.name == "label"))]
+    assert sorted(labels) == list(range(6)), "nothing is told twice"
+
+
+@pytest.mark.parametrize("method", ["fetch", "put_file"])
+def test_a_worker_waits_for_a_storage_that_is_away(
+    service: Service, workshop: Workshop, tmp_path: Path, method: str
+) -> None:
+    scan_id = crew.requested(service, tmp_path)
+    store: Any = crew.FailingStore(service.store, method, times=3)
+    Runner(replace(service, store=store), ["cpu"]).work_until_idle()
+    assert store.left == 0
+    assert scan_of(service, scan_id).status == ScanStatus.FINISHED
+    assert {(job.losses, job.lease_token) for job in jobs_of(service, scan_id).values()} == {(0, 1)}
+
+
+def test_an_input_that_the_storage_has_lost_fails_the_scan_with_a_reason(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
+) -> None:
+    scan_id = crew.requested(service, tmp_path)
+    service.store.delete_prefix(f"tenants/{DEFAULT_TENANT}/")
+    runner.work_until_idle()
+    problem = scan_of(service, scan_id).problem
+    assert problem is not None and problem["code"] == "content_lost"
+
+
+def test_a_worker_without_a_database_gives_up_when_its_lease_has_run_out(
+    migrated_sqlite: Path, workshop: Workshop, tmp_path: Path
+) -> None:
+    database = Unplugged(_copy(migrated_sqlite, tmp_path))
+    service = crew.service_on(database, tmp_path, lease_seconds=0.3)
+    scan_id, began = crew.requested(service, tmp_path), time.monotonic()
+
+    def lose_the_database(session: SwiftSession) -> None:
+        workshop.meanwhile.clear()
+        database.plug.clear()
+        session.work_on()
+
+    workshop.meanwhile[JobKind.INVERT] = lose_the_database
+    runner = Runner(service, ["cpu"])
+    runner.work_until_idle()
+    assert time.monotonic() - began > 0.3, "not before"
+    database.plug.set()
+    assert jobs_of(service, scan_id)["invert 0"].state == JobState.RUNNING
+    sweep(service)
+    runner.work_until_idle()
+    assert scan_of(service, scan_id).status == ScanStatus.FINISHED
+    assert jobs_of(service, scan_id)["invert 0"].losses == 1
+
+
+def test_a_short_absence_of_the_database_costs_nothing(
+    migrated_sqlite: Path, workshop: Workshop, tmp_path: Path
+) -> None:
+    database = Unplugged(_copy(migrated_sqlite, tmp_path))
+    service = crew.service_on(database, tmp_path)
+    scan_id = crew.requested(service, tmp_path)
+
+    def lose_the_database(session: SwiftSession) -> None:
+        database.plug.clear()
+        threading.Timer(0.2, database.plug.set).start()
+
+    workshop.meanwhile[JobKind.INVERT] = lose_the_database
+    Runner(service, ["cpu"]).work_until_idle()
+    assert scan_of(service, scan_id).status == ScanStatus.FINISHED
+    assert {(job.losses, job.lease_token) for job in jobs_of(service, scan_id).values()} == {(0, 1)}
+
+
+def _copy(template: Path, folder: Path) -> str:
+    (folder / "own.sqlite3").write_bytes(template.read_bytes())
+    return f"sqlite:///{folder}/own.sqlite3"
+
+
+def test_the_environment_of_a_worker_reaches_its_engines(service: Service, workshop: Workshop, tmp_path: Path) -> None:
+    crew.requested(service, tmp_path)
+    Runner(service, ["cpu"], {"CUDA_VISIBLE_DEVICES": "3"}).work_until_idle()
+    assert [session.environment for session in workshop.sessions] == [{"CUDA_VISIBLE_DEVICES": "3"}]
+
+
+def test_a_worker_is_seen_until_it_leaves(service: Service, runner: Runner) -> None:
+    runner.be_seen()
+    runner.be_seen()
+    with service.database.reading() as session:
+        (worker,) = access.workers(session, 60)
+        assert (worker.id, worker.queues, worker.process) == (runner.id, "cpu", os.getpid())
+    runner.leave()
+    with service.database.reading() as session:
+        assert access.workers(session, 60) == []
+    assert not runner.scratch.path.exists()
+
+
+# With real engines
+
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+@needs_proc
+@on_sqlite
+def test_a_real_scan_whose_engine_is_killed_once_goes_on_and_finishes(service: Service, tmp_path: Path) -> None:
+    scan_id = crew.requested(service, tmp_path, real=True)
+    runner = Runner(service, ["cpu"])
+    listen, killed = runner._listen, []
+
+    def kill_at_the_first_step(event: dict[str, Any]) -> None:
+        listen(event)
+        if event["event"] == "step" and not killed:
+            killed.extend(engines_of(runner.scratch.path / scan_id))
+            os.kill(killed[0], signal.SIGKILL)
+
+    runner._listen = kill_at_the_first_step  # type: ignore[method-assign]
+    with own_world():
+        runner.work_until_idle()
+    scan, jobs = scan_of(service, scan_id), jobs_of(service, scan_id)
+    assert scan.status == ScanStatus.FINISHED and scan.summary is not None
+    assert {name: job.losses for name, job in jobs.items() if job.losses} == {"invert 0": 1}
+    assert "report.html" in (jobs["report"].outputs or {})
+    assert crew.labels_found(service, scan_id) == list(range(6))
+
+
+@needs_proc
+@on_sqlite
+def test_an_engine_does_not_inherit_the_keys_of_its_worker(
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secrets = {
+        "TRIGGERLENS_STORAGE_SECRET": "s3cret",
+        "AWS_SECRET_ACCESS_KEY": "s3cret",
+        "GITHUB_TOKEN": "s3cret",
+        "DATABASE_URL": "postgresql://us:s3cret@host/db",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    scan_id = crew.requested(service, tmp_path, real=True, config=ENDLESS)
+    runner = Runner(service, ["cpu"])
+    with own_world(), at_work(runner):
+        eventually(lambda: engines_of(runner.scratch.path / scan_id), 60)
+        (engine,) = engines_of(runner.scratch.path / scan_id)
+        environment = Path(f"/proc/{engine}/environ").read_text()
+        runner.stop()
+    assert "s3cret" not in environment and "OMP_NUM_THREADS=1" in environment
+
+
+@needs_proc
+@on_sqlite
+def test_cancel_frees_the_compute_within_moments(service: Service, tmp_path: Path) -> None:
+    scan_id = crew.requested(service, tmp_path, real=True, config=ENDLESS)
+    runner = Runner(service, ["cpu"])
+    root = runner.scratch.path / scan_id
+    with own_world(), at_work(runner):
+        eventually(lambda: (job := jobs_of(service, scan_id).get("invert 0")) and job.steps_done, 60)
+        assert engines_of(root)
+        asked_at = time.monotonic()
+        actions.cancel_scan(service, DEFAULT_TENANT, scan_id)
+        assert all_end(root, 5.0)
+    assert time.monotonic() - asked_at < 5.0
+    assert scan_of(service, scan_id).status == ScanStatus.CANCELLED

@@ -1,0 +1,35 @@
+"""Folders for work under way, each held by a living process: what the dead have left behind is removed.
+
+A folder is held by a lock on a file beside it, which the system lets go of however its process ends. (Process ids would
+not do: in a container that is started again the same numbers live.)
+"""
+
+import fcntl
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+
+class Scratch:
+    """A folder of this process, from here until `remove` or the end of the process."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.path, self._lock = root / name, root / f"{name}.lock"
+        self._held = self._lock.open("w")
+        fcntl.flock(self._held, fcntl.LOCK_EX)
+        self.path.mkdir()
+        _remove_what_nobody_holds(root)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.unlink(missing_ok=True)
+        self._held.close()
+
+
+def _remove_what_nobody_holds(root: Path) -> None:
+    for lock in root.glob("*.lock"):
+        with suppress(BlockingIOError, FileNotFoundError), lock.open("r+") as file:  # held, or removed by another
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)

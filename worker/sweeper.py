@@ -1,0 +1,115 @@
+"""Puts right what nobody else does: `python -m worker.sweeper` every few seconds, or a thread of the embedded runner.
+
+It takes jobs back from workers that were lost, rings again for what waits, goes on where the next job was missed, and
+deletes what is past its time. Doing it twice, or in two places at once, does no harm.
+"""
+
+import signal
+import threading
+from contextlib import suppress
+
+import structlog
+from sqlalchemy.exc import OperationalError
+
+from app import actions
+from app.core import scheduling
+from app.core.errors import Problem, Refusal
+from app.core.lifecycle import OPEN_SCANS
+from app.core.logs import configure_logs
+from app.core.repository import access, artifacts, jobs, scans
+from app.core.service import Service
+from app.core.settings import Settings
+from app.core.storage import StorageError
+
+log = structlog.get_logger()
+
+LOST_WORKER_SECONDS = 24 * 3600
+ABANDONED_UPLOAD_SECONDS = 24 * 3600
+
+
+def sweep(service: Service) -> None:
+    """Everything once."""
+    take_back_lost_jobs(service)
+    finish_missed_fan_ins(service)
+    ring_for_what_waits(service)
+    forget_the_old(service)
+
+
+def take_back_lost_jobs(service: Service) -> None:
+    """Return jobs whose lease ran out; the third loss of a job fails its scan with worker_lost."""
+    with service.database.writing() as session:
+        for job in jobs.expired(session):
+            log.warning("worker_lost", scan=job.scan_id, job=job.id, kind=job.kind, worker=job.lease_owner)
+            scheduling.release(session, job, _worker_lost())
+
+
+def finish_missed_fan_ins(service: Service) -> None:
+    """Go on with open scans in which nothing is left to do: what follows their last job was missed."""
+    with service.database.reading() as session:
+        stuck = scans.without_open_jobs(session)
+    for scan_id in stuck:
+        with service.database.writing() as session:
+            scan = scans.lock(session, scan_id)
+            if scan is not None and scan.status in OPEN_SCANS:
+                log.warning("fan_in_missed", scan=scan_id)
+                scheduling.go_on(session, scan)
+
+
+def ring_for_what_waits(service: Service) -> None:
+    with service.database.reading() as session:
+        queues = jobs.ready_queues(session)
+    for queue in queues:
+        service.queue.ring(queue)
+
+
+def forget_the_old(service: Service) -> None:
+    """Delete what is past its time: keys, workers, uploads that were given up; with a retention time also ended scans
+    and unused artifacts."""
+    with service.database.writing() as session:
+        access.forget_old_keys(session)
+        access.forget_lost_workers(session, LOST_WORKER_SECONDS)
+    service.store.sweep_incoming(ABANDONED_UPLOAD_SECONDS)
+    days = service.settings.retention_days
+    if days is None:
+        return
+    with service.database.reading() as session:
+        old_scans, old_artifacts = scans.expired(session, days), artifacts.expired(session, days)
+    for scan in old_scans:
+        with suppress(Refusal):  # somebody has deleted it by now, or needs it
+            actions.delete_scan(service, scan.tenant_id, scan.id)
+    for artifact in old_artifacts:
+        with suppress(Refusal):
+            actions.delete_artifact(service, artifact.tenant_id, artifact.sha256)
+
+
+def sweep_until(service: Service, over: threading.Event) -> None:
+    """Sweep every few seconds until told to stop; a server that is away is waited for."""
+    while not over.wait(service.settings.sweep_seconds):
+        try:
+            sweep(service)
+        except (OperationalError, StorageError) as error:
+            log.warning("sweep_failed", error=type(error).__name__)
+        except Exception:  # a defect in one duty, perhaps over one row, must not end the others
+            log.exception("sweep_failed")
+
+
+def _worker_lost() -> Problem:
+    return Problem(
+        "worker_lost",
+        "The worker that had this scan ended without a word, several times over.",
+        "A lack of memory is the first suspect: see the worker's log, then request the scan again.",
+        title="The scan failed",
+        retryable=True,
+    )
+
+
+def main() -> None:
+    configure_logs()
+    service, over = Service.open(Settings()), threading.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: over.set())
+    sweep_until(service, over)
+
+
+if __name__ == "__main__":
+    main()
