@@ -46,7 +46,7 @@ class Recipe:
 RECIPES = {
     "mnist": Recipe("mnist", seed=0, epochs=12),
     "digits": Recipe(
-        "digits", seed=0, epochs=200, width=0.5, strength=2.0, poison_rate=0.2, cross_ratio=1.0, shift=1, rotation=3.0
+        "digits", seed=0, epochs=400, width=0.5, strength=1.5, poison_rate=0.1, cross_ratio=0.0, shift=1, rotation=3.0
     ),
 }
 
