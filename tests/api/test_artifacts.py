@@ -143,7 +143,7 @@ def test_an_upload_that_stands_still_is_ended(database: Database, tmp_path: Path
     async def stand_still(url: str) -> httpx.Response:
         async def pieces():  # type: ignore[no-untyped-def]
             yield b"a beginning"
-            await asyncio.sleep(30)
+            await asyncio.sleep(3)
 
         async with httpx.AsyncClient() as client:
             return await client.put(f"{url}/v1/artifacts?kind=model", content=pieces())

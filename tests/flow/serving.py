@@ -28,7 +28,8 @@ class Served:
     client: Client
 
     def processes(self) -> dict[str, list[int]]:
-        """The ids of its living children by what they run: they were told the data folder by the environment."""
+        """The ids of its living children by what they run: the worker was told the data folder by the environment, an
+        engine its job directory below it by the command."""
         found: dict[str, list[int]] = {"worker.embedded": [], "worker.engine": []}
         mark = f"TRIGGERLENS_DATA_DIR={self.data}".encode()
         for path in Path("/proc").glob("[0-9]*"):
@@ -36,7 +37,7 @@ class Served:
                 environment, words = (path / "environ").read_bytes(), (path / "cmdline").read_bytes().split(b"\0")
             except OSError:  # it has just ended
                 continue
-            if mark in environment.split(b"\0"):
+            if mark in environment.split(b"\0") or any(word.startswith(os.fsencode(self.data)) for word in words):
                 for module, ids in found.items():
                     if module.encode() in words:
                         ids.append(int(path.name))

@@ -171,6 +171,7 @@ def test_the_doctor_finds_a_running_service_well(place: Path, service: Served) -
 def test_ctrl_c_cancels_the_scan_and_its_engine_ends(place: Path, service: Served) -> None:
     asked = ["scan", "poisoned.pt", "bundle.npz", "--seed", "7", "--out", "cancelled", "--server", service.address]
     program = Path(sys.executable).with_name("triggerlens")
+    assert wait_for(lambda: not service.processes()["worker.engine"], 10)  # of the scan before
     process = subprocess.Popen([program, *asked], cwd=place, stderr=subprocess.PIPE, text=True)
     service.one("worker.engine")
     process.send_signal(signal.SIGINT)
