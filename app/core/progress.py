@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from app.core.lifecycle import JobState
 from app.core.plan import JobKind
 
-# What part of a scan's time each kind of job takes, about; measured with `make demo`.
+# What part of a scan's time each kind of job takes, about: a bar that moves evenly needs no more.
 SHARES = {
     JobKind.INSPECT: 1,
     JobKind.PREPARE: 14,
