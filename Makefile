@@ -18,10 +18,10 @@ demo: dev
 	@$(BIN)/python examples/demo.py
 
 test: dev
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
-test-all: dev
-	$(BIN)/python -m pytest
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 lint: dev
 	$(BIN)/ruff check .

@@ -282,8 +282,16 @@ def test_an_upload_cancelled_again_and_again_leaves_nothing(place: Place) -> Non
     """As anyio's cancel scopes do it: at every step, until the task has ended."""
 
     async def scenario() -> None:
-        receiving = asyncio.create_task(place.store.receive("t", chunked(LARGE), 20 * MB))
-        await asyncio.sleep(0.02)
+        stands_still = asyncio.Event()
+
+        async def most_of_it() -> AsyncIterator[bytes]:
+            async for chunk in chunked(LARGE):
+                yield chunk
+            stands_still.set()
+            await asyncio.Event().wait()
+
+        receiving = asyncio.create_task(place.store.receive("t", most_of_it(), 20 * MB))
+        await stands_still.wait()
         while not receiving.done():
             receiving.cancel()
             await asyncio.sleep(0)
@@ -611,7 +619,7 @@ def test_a_large_upload_takes_little_memory(kind: str, request: pytest.FixtureRe
     if kind == "s3":
         where = s3_settings(request.getfixturevalue("s3")[0], "s3://bucket/large")
     code = """
-        import asyncio, sys
+        import asyncio, os, sys
         from pathlib import Path
         from app.core.settings import Settings
         from app.core.storage import ArtifactStore
@@ -632,7 +640,8 @@ def test_a_large_upload_takes_little_memory(kind: str, request: pytest.FixtureRe
         store.check()
         before = peak_megabytes()
         key = asyncio.run(upload(store, int(sys.argv[2])))
-        print(before, peak_megabytes(), store.size(key))
+        print(before, peak_megabytes(), store.size(key), flush=True)
+        os._exit(0)  # a thread of obstore that is late for the end of the interpreter aborts it, now and then
     """
     payload = where.model_dump(mode="json") | {"storage_secret": "word"}
     before, after, size = map(int, run_python(code, json.dumps(payload), "300").split())
