@@ -178,7 +178,7 @@ def test_ctrl_c_cancels_the_scan_and_its_engine_ends(place: Path, service: Serve
     _, words = process.communicate(timeout=10)
     assert process.returncode == 5 and words.splitlines()[-1] == f"Cancelled, at {service.address} too."
     assert wait_for(lambda: not service.processes()["worker.engine"], 10)
-    assert next(service.client.scans()).status is ScanStatus.CANCELLED
+    assert wait_for(lambda: next(service.client.scans()).status is ScanStatus.CANCELLED, 10)
     assert not (place / "cancelled").exists()
 
 
