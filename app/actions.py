@@ -21,7 +21,7 @@ from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import ScanJob
 from app.core.lifecycle import OPEN_SCANS, ScanStatus
 from app.core.repository import access, artifacts, scans
-from app.core.service import Service as Service
+from app.core.service import Service
 from app.core.settings import GB
 from app.core.storage import SHA256, artifact_key, scan_prefix
 from app.core.tables import Artifact, Scan, new_id

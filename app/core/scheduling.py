@@ -60,8 +60,9 @@ def done(
     if scan.status not in OPEN_SCANS:
         return []
     if scan.cancel_requested:
-        return _end_if_idle(session, scan)
-    if job.kind == JobKind.INVERT and jobs.of_scan(session, scan.id, JobState.READY, JobState.RUNNING):
+        _end_if_idle(session, scan)
+        return []
+    if job.kind == JobKind.INVERT and jobs.of_scan(session, scan.id, *OPEN_JOBS):
         return []
     task = Task(JobKind(job.kind), tuple(job.labels))
     following = next_tasks(task, request, preparation, decision)
@@ -87,7 +88,8 @@ def release(session: Session, job: Job, problem: Problem | None = None) -> list[
     assert scan is not None
     if scan.cancel_requested or scan.status not in OPEN_SCANS:
         _end(job, JobState.CANCELLED)
-        return _end_if_idle(session, scan)
+        _end_if_idle(session, scan)
+        return []
     if problem is not None:
         job.losses += 1
         job.problem = problem.to_json()
@@ -121,12 +123,11 @@ def go_on(session: Session, scan: Scan) -> None:
         scans.move(session, scan, ScanStatus.FAILED, problem=NOTHING_LEFT.to_json())
 
 
-def _end_if_idle(session: Session, scan: Scan) -> list[str]:
+def _end_if_idle(session: Session, scan: Scan) -> None:
     """Cancel a scan whose end was asked for, once none of its jobs runs."""
     _cancel_ready(session, scan)
     if scan.status in OPEN_SCANS and not jobs.of_scan(session, scan.id, JobState.RUNNING):
         scans.move(session, scan, ScanStatus.CANCELLED)
-    return []
 
 
 def _cancel_ready(session: Session, scan: Scan) -> None:

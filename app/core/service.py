@@ -30,5 +30,4 @@ class Service:
 
 
 def _queue_of(settings: Settings) -> JobQueue:
-    broker = settings.broker_url
-    return CeleryQueue(make_celery(broker.get_secret_value())) if broker else LocalQueue()
+    return CeleryQueue(make_celery(settings.broker)) if settings.broker else LocalQueue()

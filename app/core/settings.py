@@ -56,6 +56,11 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.data_dir.resolve() / 'triggerlens.sqlite3'}"
 
     @cached_property
+    def broker(self) -> str | None:
+        """The URL of the broker, if there is one."""
+        return self.broker_url.get_secret_value() if self.broker_url else None
+
+    @cached_property
     def scratch(self) -> Path:
         """Where runners keep job directories while they work on them."""
         return self.data_dir.resolve() / "scratch"

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from app.core.lifecycle import JobState
+from app.core.lifecycle import OPEN_JOBS, JobState
 from app.core.plan import WITHOUT_TORCH, JobKind, Task
 from app.core.progress import Steps
 from app.core.tables import Job, Scan, new_id, now
@@ -128,7 +128,7 @@ def ready_queues(session: Session) -> Sequence[str]:
 
 def counts(session: Session) -> list[tuple[str, str, int]]:
     """How many open jobs there are, by queue and state."""
-    query = select(Job.queue, Job.state, func.count()).where(Job.state.in_((JobState.READY, JobState.RUNNING)))
+    query = select(Job.queue, Job.state, func.count()).where(Job.state.in_(OPEN_JOBS))
     return [(queue, state, count) for queue, state, count in session.execute(query.group_by(Job.queue, Job.state))]
 
 
