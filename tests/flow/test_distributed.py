@@ -3,7 +3,6 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,24 +18,11 @@ from app.core.queue import CeleryQueue, make_celery
 from app.core.tables import DEFAULT_TENANT
 from app.local_scan import job_for, run_scan
 from tests.flow.stack import Stack, children_of, wait_until
-from tests.processes import needs_proc, own_world
-from tests.servers import PostgresServer, RedisServer, S3Server
+from tests.processes import needs_proc
 from tests.toys import SHORT
 
 pytestmark = [needs_proc, pytest.mark.slow]
 IN_BLOCKS = replace(SHORT, labels_per_block=2)
-
-
-@pytest.fixture(scope="module")
-def stack(
-    tmp_path_factory: pytest.TempPathFactory,
-    postgresql_server: PostgresServer,
-    redis_server: RedisServer,
-    s3_server: S3Server,
-) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("stack")
-    with own_world(), Stack(folder, postgresql_server, redis_server, s3_server) as stack:
-        yield stack
 
 
 def assert_done_once(stack: Stack, scan_id: str, times_done: Counter[str]) -> None:
