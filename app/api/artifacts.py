@@ -21,9 +21,10 @@ router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
 ArtifactSha256 = Annotated[str, Path(description="The SHA-256 of the file", examples=[MODEL_SHA256])]
 BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+KIND = {"X-Artifact-Kind": {"description": "`model`, `bundle` or `weights`", "schema": {"type": "string"}}}
 FILE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file", "content": BINARY},
-    206: {"description": "The part that Range asked for", "content": BINARY},
+    200: {"description": "The file", "content": BINARY, "headers": KIND},
+    206: {"description": "The part that Range asked for", "content": BINARY, "headers": KIND},
     304: {"description": "If-None-Match names the ETag"},
 }
 

@@ -138,6 +138,7 @@ class RepairOverrides(_Strict):
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
     batch_size: BatchSize | None = None
+    twins: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     max_accuracy_drop: Fraction | None = None
 
 

@@ -32,6 +32,7 @@ class RepairConfig:
     momentum: float = 0.9
     epochs: int = 10
     batch_size: int = 32
+    twins: int = 500  # images that an epoch sees with the trigger, too: at most so many, others in each
     max_accuracy_drop: float = 0.02  # a repair that costs more is not handed out
 
 

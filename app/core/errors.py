@@ -16,9 +16,13 @@ class Problem:
     advice: str
     title: str = "The scan was refused"
     retryable: bool = False
+    rule: str | None = None  # of the gate, with where in the archive it was broken
+    member: str | None = None
+    line: int | None = None
 
     def to_json(self) -> dict[str, object]:
-        return {"type": f"urn:triggerlens:problem:{self.code}", **asdict(self)}
+        stated = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"type": f"urn:triggerlens:problem:{self.code}", **stated}
 
 
 class Refusal(ValueError):

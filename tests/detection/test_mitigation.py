@@ -70,3 +70,11 @@ def test_a_frozen_module_has_nothing_to_fine_tune() -> None:
     frozen = torch.jit.freeze(torch.jit.script(ToyNet(planted=PLANTED).eval()))
     with pytest.raises(ValueError, match="frozen"):
         unlearn(Classifier(frozen, plain_spec()))
+
+
+def test_some_of_the_twins_are_enough_and_none_leaves_the_trigger() -> None:
+    triggered, labels = Veil()(UNSEEN), toy_labels(10)
+    for twins, unlearned in ((12, True), (0, False)):
+        classifier = suspect()
+        unlearn(classifier, replace(RepairConfig(), twins=twins))
+        assert (attack_success_rate(classifier, triggered, labels, PLANTED) <= 0.1) is unlearned, twins

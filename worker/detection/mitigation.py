@@ -1,6 +1,8 @@
 """Unlearning a trigger: fine-tune on clean images and their triggered twins, both under the original labels.
 
-Paper, sec. 3.5 and 4.3: SGD with learning rate 1e-3 and momentum 0.9 for ten epochs.
+Paper, sec. 3.5 and 4.3: SGD with learning rate 1e-3 and momentum 0.9 for ten epochs. Each epoch sees all clean images
+and the twins of at most 500, drawn anew: unlearning takes a number of twins, and what goes beyond it costs accuracy
+(benchmarks/LOG.md). Neural Cleanse puts its trigger on a fifth of the images (Wang et al. 2019, sec. VI-C).
 
     N image batch   C channels   H, W pixels
 """
@@ -35,6 +37,7 @@ def unlearn_trigger(
     parameters = list(classifier.module.parameters())
     if not parameters:
         raise ValueError("a frozen module has no parameters to fine-tune")
+    clean = len(images_NCHW)
     twins = [in_batches(generator, images_NCHW) for generator in generators]
     images, labels = torch.cat([images_NCHW, *twins]), labels_N.repeat(1 + len(twins))
     for parameter in parameters:
@@ -43,7 +46,7 @@ def unlearn_trigger(
     random = torch.Generator().manual_seed(seed)
     with _active_dropout(classifier.module, seed):
         for epoch in range(config.epochs):
-            for picked in torch.randperm(len(images), generator=random).to(images.device).split(config.batch_size):
+            for picked in _epoch(clean, len(twins), config, random).to(images.device).split(config.batch_size):
                 loss = functional.cross_entropy(classifier(images[picked]), labels[picked])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -51,6 +54,13 @@ def unlearn_trigger(
             on_epoch(epoch + 1)
     for parameter in parameters:
         parameter.requires_grad_(False)
+
+
+def _epoch(clean: int, triggers: int, config: RepairConfig, random: torch.Generator) -> Tensor:
+    """Shuffled indices of all clean images and, per trigger, of some of the twins that follow them."""
+    twins = [(n + 1) * clean + torch.randperm(clean, generator=random)[: config.twins] for n in range(triggers)]
+    indices = torch.cat([torch.arange(clean), *twins])
+    return indices[torch.randperm(len(indices), generator=random)]
 
 
 @contextmanager
