@@ -1,10 +1,11 @@
 """Our own errors: each has a stable code, one clear sentence, and advice."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Problem:
         stated = {name: value for name, value in asdict(self).items() if value is not None}
         return {"type": f"urn:triggerlens:problem:{self.code}", **stated}
 
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """What we know of a problem that another process tells; TypeError for what is none."""
+        return cls(**{entry.name: document[entry.name] for entry in fields(cls) if entry.name in document})
+
 
 class Refusal(ValueError):
     """An input that cannot be scanned, or a place that cannot be written; the user can do something about it."""
@@ -31,6 +37,13 @@ class Refusal(ValueError):
     def __init__(self, code: str, detail: str, advice: str, retryable: bool = False) -> None:
         super().__init__(f"{detail} {advice}")
         self.problem = Problem(code, detail, advice, retryable=retryable)
+
+    @staticmethod
+    def of(problem: Problem) -> "Refusal":
+        """The refusal of another process, whatever kind it was there."""
+        refusal = Refusal(problem.code, problem.detail, problem.advice)
+        refusal.problem = problem
+        return refusal
 
 
 def is_disk_full(error: OSError) -> bool:
