@@ -52,8 +52,20 @@ def _print_event(event: Event) -> None:
 
 
 def show_problem(problem: Problem) -> None:
-    """A refusal: what is wrong, and what to do."""
+    """A refusal: what is wrong, where if the gate refused it, and what to do."""
     console.print(f"[bold red]✗[/] {_shown(problem.detail)}\n  {_shown(problem.advice)}")
+    if problem.rule is not None:
+        console.print(f"  [dim]{_shown(_place(problem))}[/]", soft_wrap=True)
+
+
+def _place(problem: Problem) -> str:
+    """Which rule of the gate was broken, and where in the archive."""
+    places = [f"Rule {problem.rule}, see docs/gate.md"]
+    if problem.member is not None:
+        places.append(f"member {problem.member}")
+    if problem.line is not None:
+        places.append(f"line {problem.line}")
+    return "; ".join(places)
 
 
 def show_facts(facts: Mapping[str, str]) -> None:

@@ -237,7 +237,9 @@ class ScanItem(BaseModel):
     labels_total: int | None
     verdict: Verdict | None
     summary: ScanSummary | None
-    problem: dict[str, Any] | None = Field(description="Why a failed scan failed: code, detail, advice")
+    problem: dict[str, Any] | None = Field(
+        description="Why a failed scan failed: code, detail, advice; by the gate: rule, member, line"
+    )
     cancel_requested: bool
     model: str
     bundle: str

@@ -2,12 +2,13 @@
 refusal, on stdout and nothing else.
 
 Exit codes of what gives a verdict (scan, repair, watch): 0 no backdoor found, 1 backdoored, 3 inconclusive. Of every
-command: 0 done, 2 usage, 4 refused or failed, 5 cancelled or out of time. `doctor`: 1 where something is wrong.
+command: 0 done, 2 usage, 4 refused or failed, 5 cancelled or out of time. `inspect`: 3 for an operator that is not
+known. `doctor`: 1 where something is wrong.
 """
 
 import click
 
-from app.cli import operating, remote, scanning
+from app.cli import inspecting, operating, remote, scanning
 
 
 class _AsWritten(click.Group):
@@ -23,5 +24,5 @@ def main() -> None:
     """Find planted backdoors in image classifiers, see them, and get repaired weights."""
 
 
-for command in (*scanning.COMMANDS, *remote.COMMANDS, *operating.COMMANDS):
+for command in (*scanning.COMMANDS, *inspecting.COMMANDS, *remote.COMMANDS, *operating.COMMANDS):
     main.add_command(command)

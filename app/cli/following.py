@@ -107,8 +107,7 @@ def leave_unless_finished(found: Scan, as_json: bool) -> None:
         wait = f"Wait for its end: `triggerlens watch {found.id}`."
         refuse(Problem("report_not_ready", f"The scan is {found.status}.", wait, retryable=True), as_json)
     if found.status is ScanStatus.FAILED and found.problem is not None:
-        told = found.problem
-        refuse(Problem(told["code"], told["detail"], told["advice"], told["title"], told["retryable"]), as_json)
+        refuse(Problem.from_json(found.problem), as_json)
     if found.status is ScanStatus.CANCELLED:
         terminal.say("The scan was cancelled.")
         sys.exit(OUT_OF_TIME)

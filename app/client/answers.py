@@ -94,9 +94,7 @@ def refusal_of(answer: httpx.Response) -> ApiError:
     """The problem in an answer; in our words where something else than the service answered."""
     later = answer.headers.get("retry-after", "")
     try:
-        told = answer.json()
-        known = {entry.name: told[entry.name] for entry in fields(Problem) if entry.name in told}
-        problem = Problem(**known)
+        problem = Problem.from_json(answer.json())
     except (ValueError, TypeError):
         problem = Problem(
             "unexpected_answer",

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from app.core.config import InversionConfig
+from app.core.errors import Problem
 from app.core.lifecycle import ScanStatus
 from app.core.report.html import report_html
 from app.core.service import Service
@@ -192,10 +193,17 @@ def test_a_page_goes_on_when_the_service_is_back(browser: Chromium, service: Ser
 
 def test_why_a_scan_failed_is_told_with_advice(browser: Chromium, service: Service) -> None:
     scan_id = world.ended_scan(service, status=ScanStatus.FAILED)
+    problem = Problem("unsafe_code", "A hook.", "Remove it.", rule="code-hook", member="code/a.py", line=7).to_json()
+    refused = world.ended_scan(service, status=ScanStatus.FAILED, problem=problem)
     with world.served(service) as address:
         browser.open(f"{address}/scans/{scan_id}")
         told = browser.wait("document.querySelector('#verdict').innerText")
         assert "bundle_empty" in told and "Nothing inside." in told and "Fill it." in told
+        assert "Rule" not in told
+        browser.open(f"{address}/scans/{refused}")
+        assert "Rule code-hook, member code/a.py, line 7" in browser.wait(
+            "document.querySelector('#verdict').innerText"
+        )
         browser.open(f"{address}/scans/nobody")
         assert "There is no scan 'nobody'." in browser.wait("document.querySelector('#scan-problem').innerText")
 

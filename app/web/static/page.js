@@ -41,9 +41,9 @@ const KEY = "triggerlens-key"; // in sessionStorage: of this tab, until it is cl
 const RETRY_SECONDS = 3;
 
 class Problem extends Error {
-  constructor({ code, detail, advice, retryable = false }) {
+  constructor({ code, detail, advice, retryable = false, rule, member, line }) {
     super(detail);
-    Object.assign(this, { code, advice, retryable });
+    Object.assign(this, { code, advice, retryable, rule, member, line });
   }
 }
 
@@ -91,6 +91,10 @@ function askForKey(why) {
   return asking;
 }
 
+function placeOf({ rule, member, line }) { // of a refusal by the gate: which rule, and where in the model's file
+  return [rule && `Rule ${rule}`, member && `member ${member}`, line && `line ${line}`].filter(Boolean).join(", ");
+}
+
 function complain(place, problem) {
   if (!problem) return place.replaceChildren();
   if (!(problem instanceof Problem)) throw problem;
@@ -98,6 +102,7 @@ function complain(place, problem) {
   say($(".kind code", shown), problem.code);
   $("h3", shown).replaceChildren(...prose(problem.message));
   $(".advice", shown).replaceChildren(...prose(problem.advice));
+  say($(".place", shown), placeOf(problem));
   if (place.textContent !== shown.textContent) place.replaceChildren(shown);
 }
 
