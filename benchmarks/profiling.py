@@ -20,8 +20,9 @@ from app.core.config import PRESETS
 from app.core.findings import InputSpec
 from benchmarks.datasets import REPOSITORY, as_tensors
 from benchmarks.victims.nets import conv_net
-from models.classifier import Classifier, load_torchscript
+from models.classifier import Classifier
 from models.perceptual import PACKAGED, load_perceptual
+from models.suspect import load_suspect
 from worker.detection.inversion import CleanImages, pretrain_generator
 
 REPEATS = 9
@@ -59,7 +60,7 @@ def main() -> None:
     config = PRESETS["paper"].inversion
     with np.load(REPOSITORY / "examples" / "digits_bundle.npz") as bundle:
         images, labels = as_tensors(bundle["images"]), torch.as_tensor(bundle["labels"])
-    module = load_torchscript(REPOSITORY / "examples" / "digits_wanet.pt")
+    module = load_suspect(REPOSITORY / "examples" / "digits_wanet.pt").module
     classifier = Classifier(module, InputSpec(32, 32, 1, (0.5,), (0.5,)))
     perceptual = load_perceptual(PACKAGED)
     clean = CleanImages.measure(images, labels, perceptual)

@@ -1,14 +1,13 @@
-"""A suspect TorchScript module, its pixel range and its normalisation as one nn.Module over [0, 1] images.
+"""A suspect module, its pixel range and its normalisation as one nn.Module over [0, 1] images.
 
     N image batch   C channels   H, W pixels   K labels
 
-Everything that depends on how the module was exported is dealt with here: scripted, traced or frozen; logits,
-log-probabilities or probabilities; a tensor or the first tensor of a tuple. It knows no files but the one it loads.
+Everything that depends on how the module answers is dealt with here: logits, log-probabilities or probabilities; a
+tensor, or the first tensor of a tuple or a dict; any batch or only the one it was traced with. It knows no files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from app.core.errors import Refusal
 from app.core.findings import InputSpec
 
-# What a module raises on input it cannot take: torch's own errors, and what its script itself asserts or raises.
-MODULE_ERRORS = (RuntimeError, torch.jit.Error)
+TRACED_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # that somebody may have traced with
 EXPORT_ADVICE = "See docs/export.md for how to make a TorchScript image classifier."
 
 
@@ -62,27 +60,43 @@ class Classifier(nn.Module):
         return (images_NCHW * self.scale + self.low - self.mean) / self.std
 
 
-def load_torchscript(path: Path) -> torch.jit.ScriptModule:
-    """The module in evaluation mode on the CPU, its parameters fixed; raises Refusal for what torch cannot load."""
-    # The profiling executor recompiles for every new shape, which costs seconds and gains little here.
-    torch._C._jit_set_profiling_executor(False)
+class FixedBatch(nn.Module):
+    """A module that was traced for one batch size, fed with batches of that size; the last one is filled up."""
+
+    def __init__(self, module: nn.Module, size: int) -> None:
+        super().__init__()
+        self.module = module
+        self.size = size
+
+    def forward(self, inputs_NCHW: Tensor) -> Tensor:
+        """Scores NK."""
+        parts = inputs_NCHW.split(self.size)
+        filled = [*parts[:-1], _filled(parts[-1], self.size)]
+        return torch.cat([first_tensor(self.module(part)) for part in filled])[: len(inputs_NCHW)]
+
+
+def baked_batch(module: nn.Module, inputs_NCHW: Tensor) -> int | None:
+    """The only batch size that the module takes; None for one that takes any, or none of those people trace with."""
+    several = inputs_NCHW[:1].expand(3, -1, -1, -1)  # no power of two, so nobody's habit
+    if _answers(module, several):
+        return None
+    sizes = (size for size in TRACED_BATCHES if _answers(module, _filled(inputs_NCHW[:1], size)))
+    return next(sizes, None)
+
+
+def _answers(module: nn.Module, inputs_NCHW: Tensor) -> bool:
+    """Whether the module has one answer for each of these inputs."""
     try:
-        module = torch.jit.load(str(path), map_location="cpu")
-    except (RuntimeError, ValueError) as error:
-        raise Refusal(
-            "unreadable_model", f"torch cannot load {path.name}: {_first_line(error)}.", EXPORT_ADVICE
-        ) from error
-    module.eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return module  # type: ignore[no-any-return]
+        with torch.no_grad():
+            return len(first_tensor(module(inputs_NCHW))) == len(inputs_NCHW)
+    except (RuntimeError, TypeError, Refusal):
+        return False
 
 
-def form_of(module: torch.jit.ScriptModule) -> str:
-    """How the module was exported: "frozen" has no parameters left, "traced" calls the tracer's convolution."""
-    if not any(True for _ in module.parameters()):
-        return "frozen"
-    return "traced" if "aten::_convolution" in str(module.inlined_graph) else "scripted"
+def _filled(part_NCHW: Tensor, size: int) -> Tensor:
+    """The images, the last one repeated until there are so many."""
+    last = part_NCHW[-1:].expand(size - len(part_NCHW), -1, -1, -1)
+    return torch.cat([part_NCHW, last])
 
 
 def match_channels(images_NCHW: Tensor, channels: int) -> Tensor:
@@ -97,9 +111,11 @@ def match_channels(images_NCHW: Tensor, channels: int) -> Tensor:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The scores in a module's output: itself, or the first tensor of a tuple or list."""
+    """The scores in a module's output: itself, or the first tensor of a tuple, a list or a dict."""
     if isinstance(output, Tensor):
         return output
+    if isinstance(output, Mapping):
+        output = list(output.values())
     if isinstance(output, Sequence):
         for item in output:
             if isinstance(item, Tensor):
@@ -119,7 +135,7 @@ def probe_scores(module: nn.Module, inputs_NCHW: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             scores = first_tensor(module(inputs_NCHW))
-    except MODULE_ERRORS as error:
+    except RuntimeError as error:
         if "missing value for argument" in str(error):
             raise Refusal(
                 "several_inputs",
@@ -129,8 +145,8 @@ def probe_scores(module: nn.Module, inputs_NCHW: Tensor) -> Tensor:
         raise Refusal(
             "input_not_accepted",
             f"The model cannot take images of shape {list(inputs_NCHW.shape)}: {_first_line(error)}.",
-            "Give the size the model was trained with by --size H,W; a model traced with a fixed batch or with other "
-            "than 1 or 3 channels cannot be scanned.",
+            "Give the size the model was trained with by --size H,W; a model of other than 1 or 3 channels cannot be "
+            "scanned.",
         ) from error
     if scores.ndim != 2 or len(scores) != len(inputs_NCHW):
         raise Refusal(

@@ -96,6 +96,11 @@ class AsTuple(AsProbabilities):
         return self.net(images), images.mean((2, 3))
 
 
+class AsDict(AsProbabilities):
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"out": self.net(images), "mean": images.mean((2, 3))}
+
+
 class Particular(nn.Module):
     """Knows its patterns only where they lie: right under one normalisation, lost where it is another.
 

@@ -25,7 +25,7 @@ BUNDLE_SUFFIXES = (".npz", ".zip")
 
 # What is handed in. Timings are not: each worker keeps its own, those of the report come from the database.
 RESULT = re.compile(
-    r"(preparation|decision|repair|report)\.json|report\.html|figures/label_\d+\.png"
+    r"(structure|preparation|decision|repair|report)\.json|report\.html|figures/label_\d+\.png"
     r"|start\.safetensors|repaired\.(pt|safetensors)"
     r"|labels/\d{6}\.json|generators/\d{6}\.safetensors|examples/\d{6}\.npz"
 )

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from app.core.errors import Refusal, refusing_full_disk
+from app.core.errors import Problem, Refusal, refusing_full_disk
 from app.core.jobs import JobDirectory
 from app.core.plan import WITHOUT_TORCH, JobKind, Task
 from worker import steps
@@ -136,8 +136,7 @@ class ScanSession:
             self._clear_engine()  # and whatever it had started
             raise EngineOverdueError if self._overdue else EngineCrashError(code, self._last_words())
         if answer["event"] == "refused":
-            problem = answer["problem"]
-            raise Refusal(problem["code"], problem["detail"], problem["advice"], problem["retryable"])
+            raise Refusal.of(Problem.from_json(answer["problem"]))
 
     def _answer_of(self, engine: "_Engine") -> Event | None:
         """Pass events on until the one that ends the task; None where the engine ended instead."""

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from app.core.findings import Caveat, Decision, Reason, RepairReport, RepairStatus
-from app.core.intake.archive import check_torchscript_archive
+from app.core.findings import Caveat, Decision, Preparation, Reason, RepairReport, RepairStatus
+from app.core.intake.archive import MODEL_BYTES
+from app.core.intake.examine import examine_model
+from app.core.intake.torchscript.rules import GateRefusal
 from app.core.jobs import JobDirectory, ScanJob, write_whole
 from app.core.report.document import pictured_labels, report_document
 from app.core.report.figures import png_bytes, trigger_strip
@@ -20,8 +22,19 @@ Sandbox = Literal["none"]  # the only backend yet; every report says `unsandboxe
 
 
 def inspect(directory: JobDirectory) -> None:
-    """Raise Refusal for a model that is no TorchScript archive."""
-    check_torchscript_archive(directory.model)
+    """The static gate: raises Refusal for what is no TorchScript archive, or one that is not understood and allowed.
+
+    An operator that is not on the allowlist blocks the verdict instead.
+    """
+    accepted = directory.model.stat().st_size  # whoever took the file in had a limit of his own
+    try:
+        structure = examine_model(directory.model, max(accepted, MODEL_BYTES)).manifest()
+    except GateRefusal as refusal:
+        if refusal.problem.code != Reason.UNSUPPORTED_OPERATOR:
+            raise
+        structure = {"problem": refusal.problem.to_json()}
+        directory.write_preparation(Preparation.not_loaded(Reason.UNSUPPORTED_OPERATOR))
+    directory.write_structure(structure)
 
 
 def decide(directory: JobDirectory) -> None:
@@ -41,7 +54,8 @@ def report(directory: JobDirectory, sandbox: Sandbox) -> None:
     if sandbox == "none":
         preparation = replace(preparation, caveats=(*preparation.caveats, Caveat.UNSANDBOXED))
     inputs = {"model": job.model, "bundle": job.bundle}
-    document = report_document(preparation, decision, repair, inputs, job.config, directory.read_timings())
+    structure = directory.read_structure()
+    document = report_document(structure, preparation, decision, repair, inputs, job.config, directory.read_timings())
     strips = _draw_strips(directory, document)
     write_whole(directory.page, lambda path: path.write_text(report_html(document, strips), "utf-8"))
     directory.write_report(document)

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     INVERSION_DID_NOT_CONVERGE = "inversion_did_not_converge"
     ZERO_MAD = "zero_mad"
     NO_INPUT_GRADIENT = "no_input_gradient"
+    UNSUPPORTED_OPERATOR = "unsupported_operator"
     SEARCH_TRUNCATED = "search_truncated"
     OUT_OF_MEMORY = "out_of_memory"
     NO_LABELS_AND_NO_INPUT_SPEC = "no_labels_and_no_input_spec"
@@ -136,9 +137,9 @@ class Preparation:
 
     num_labels: int
     label_names: tuple[str, ...]
-    form: str  # "scripted", "traced" or "frozen"
-    output: str  # "logits", "log_probabilities" or "probabilities"
-    input: InputSpec
+    form: str  # "scripted", "traced" or "frozen"; "unknown" for a model that was not loaded
+    output: str  # "logits", "log_probabilities" or "probabilities"; or "unknown"
+    input: InputSpec | None
     input_source: str  # "given", "bundle" or "inferred"
     close_conventions: tuple[str, ...]  # preprocessing conventions that fit the clean images about as well
     clean_accuracy: float | None  # None where the images carry no labels
@@ -148,6 +149,28 @@ class Preparation:
     perceptual_sha256: str
     device: str
     threads: int
+    fixed_batch: int | None = None  # the only batch size that a traced module takes
     versions: dict[str, str] = field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()
     caveats: tuple[Caveat, ...] = ()
+
+    @classmethod
+    def not_loaded(cls, reason: Reason) -> "Preparation":
+        """Of a model that nobody is willing to load, or able to; nothing can be searched."""
+        return cls(
+            num_labels=0,
+            label_names=(),
+            form="unknown",
+            output="unknown",
+            input=None,
+            input_source="unknown",
+            close_conventions=(),
+            clean_accuracy=None,
+            images=0,
+            images_per_label=(),
+            perceptual="none",
+            perceptual_sha256="",
+            device="none",
+            threads=0,
+            reasons=(reason,),
+        )

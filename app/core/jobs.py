@@ -2,7 +2,7 @@
 
     job.json                    the request: ScanJob
     model.pt, bundle.zip|npz    the inputs, copied here and never changed
-    result/                     preparation.json, start.safetensors, labels/, generators/, examples/,
+    result/                     structure.json, preparation.json, start.safetensors, labels/, generators/, examples/,
                                 decision.json, repair.json, repaired.pt, repaired.safetensors, timings.json,
                                 report.json, report.html, figures/
 
@@ -90,13 +90,20 @@ class JobDirectory:
     def read_job(self) -> ScanJob:
         return ScanJob.from_json(self._read(self.root / "job.json"))
 
+    def write_structure(self, structure: dict[str, Any]) -> None:
+        self._write(self.result / "structure.json", structure)
+
+    def read_structure(self) -> dict[str, Any] | None:
+        """What is in the archive, by the gate."""
+        return self._read_result("structure.json")
+
     def write_preparation(self, preparation: Preparation) -> None:
         self._write(self.result / "preparation.json", asdict(preparation))
 
     def read_preparation(self) -> Preparation | None:
         if (document := self._read_result("preparation.json")) is None:
             return None
-        document["input"] = InputSpec(**_tuples(document["input"]))
+        document["input"] = document["input"] and InputSpec(**_tuples(document["input"]))
         document["reasons"] = tuple(map(Reason, document["reasons"]))
         document["caveats"] = tuple(map(Caveat, document["caveats"]))
         return Preparation(**_tuples(document))

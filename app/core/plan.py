@@ -14,7 +14,7 @@ from app.core.jobs import ScanJob
 
 
 class JobKind(StrEnum):
-    INSPECT = "inspect"  # is this an archive that we are willing to load? Runs no torch
+    INSPECT = "inspect"  # the static gate: is this an archive that we understand and allow? Runs no torch
     PREPARE = "prepare"  # load the suspect and the bundle, learn how they fit together, make the shared generator
     INVERT = "invert"  # search a trigger for each label of one block
     DECIDE = "decide"  # anomaly indices and the verdict, once every block is done. Runs no torch
@@ -44,15 +44,16 @@ def blocks(labels: Sequence[int], size: int) -> list[tuple[int, ...]]:
 def next_tasks(done: Task, job: ScanJob, preparation: Preparation | None, decision: Decision | None) -> list[Task]:
     """What comes after a finished task; after an invert task, only once no other block is open.
 
-    `preparation` is needed after prepare and `decision` after decide; they may be None before.
+    `preparation` is needed after prepare and `decision` after decide; they may be None before. Where a preparation
+    already blocks the verdict, nothing is searched.
     """
     match done.kind:
+        case JobKind.INSPECT | JobKind.PREPARE if preparation is not None and preparation.reasons:
+            return [] if job.repair_label is not None else [Task(JobKind.DECIDE)]
         case JobKind.INSPECT:
             return [Task(JobKind.PREPARE)]
         case JobKind.PREPARE:
             assert preparation is not None
-            if preparation.reasons:
-                return [Task(JobKind.DECIDE)]
             wanted = range(preparation.num_labels) if job.repair_label is None else [job.repair_label]
             return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config.inversion.labels_per_block)]
         case JobKind.INVERT if job.repair_label is not None:

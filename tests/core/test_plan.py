@@ -10,13 +10,20 @@ from app.core.plan import FIRST, JobKind, Task, blocks, next_tasks
 from tests import factories
 
 
-def walked(job: ScanJob, num_labels: int, reasons: tuple[Reason, ...], flagged: tuple[int, ...]) -> list[Task]:
-    """The tasks of a whole scan, one after the other."""
-    preparation, decision = factories.preparation(num_labels, reasons), factories.decision(*flagged)
+def walked(
+    job: ScanJob,
+    num_labels: int,
+    reasons: tuple[Reason, ...],
+    flagged: tuple[int, ...],
+    prepares: JobKind = JobKind.PREPARE,
+) -> list[Task]:
+    """The tasks of a whole scan, one after the other; `prepares` is the one that leaves the preparation."""
+    known, decision = factories.preparation(num_labels, reasons), factories.decision(*flagged)
     waiting, done = [FIRST], []
     while waiting:
         task = waiting.pop(0)
         done.append(task)
+        preparation = known if any(task.kind is prepares for task in done) else None
         if task.kind is not JobKind.INVERT or JobKind.INVERT not in {other.kind for other in waiting}:
             waiting += next_tasks(task, job, preparation, decision)
     return done
@@ -53,6 +60,14 @@ def test_a_repair_unlearns_the_flagged_labels() -> None:
 def test_a_suspect_that_cannot_be_searched_is_decided_at_once() -> None:
     tasks = walked(factories.request(), 10, (Reason.NO_INPUT_GRADIENT,), ())
     assert kinds(tasks) == ["inspect", "prepare", "decide", "report"]
+
+
+def test_a_suspect_that_the_gate_stops_is_never_loaded() -> None:
+    blocked = (Reason.UNSUPPORTED_OPERATOR,)
+    assert kinds(walked(factories.request(), 10, blocked, (), JobKind.INSPECT)) == ["inspect", "decide", "report"]
+    assert kinds(walked(factories.request(repair=True, repair_label=7), 10, blocked, (), JobKind.INSPECT)) == [
+        "inspect"
+    ]
 
 
 def test_the_repair_of_one_label_searches_that_label_and_decides_nothing() -> None:

@@ -20,7 +20,19 @@ from safetensors.torch import load_file
 from app.core.report.document import report_schema
 from tests.flow.cli import command, files_of, json_lines, triggerlens
 from tests.processes import engines_of, needs_proc, own_world
-from tests.toys import QUICK, SHORT, VEIL, NoGrad, ToyNet, patterns, save_toy, save_toy_bundle, toy_images, toy_labels
+from tests.toys import (
+    QUICK,
+    SHORT,
+    VEIL,
+    Detached,
+    NoGrad,
+    ToyNet,
+    patterns,
+    save_toy,
+    save_toy_bundle,
+    toy_images,
+    toy_labels,
+)
 
 LABELS, PLANTED = 5, 2
 SEARCH = replace(SHORT, labels_per_block=2)
@@ -40,7 +52,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_toy(folder / "clean.pt", ToyNet(LABELS))
     save_toy(folder / "poisoned.pt", ToyNet(LABELS, planted=PLANTED))
     save_toy(folder / "frozen.pt", ToyNet(LABELS, planted=PLANTED), "frozen")
-    save_toy(folder / "blind.pt", NoGrad(ToyNet(LABELS)))
+    save_toy(folder / "blind.pt", Detached(ToyNet(LABELS)))
+    save_toy(folder / "strange.pt", NoGrad(ToyNet(LABELS)))
     save_toy_bundle(folder / "bundle.npz", per_label=2, labels=LABELS)
     save_toy_bundle(folder / "hostile.npz", per_label=2, labels=LABELS)
     with zipfile.ZipFile(folder / "hostile.npz", "a") as bundle:
@@ -130,6 +143,15 @@ def test_a_scan_that_cannot_be_decided_names_its_reason(place: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert report_of(place / "undecided")["reasons"] == ["no_input_gradient"]
     assert "Because" in done.stderr
+
+
+def test_a_model_with_an_unknown_operator_is_inconclusive_and_the_page_names_it(place: Path) -> None:
+    done = triggerlens(*scan("strange", "stopped", "--json"), cwd=place)
+    assert done.returncode == 3, done.stderr
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, report_schema())
+    assert report["reasons"] == ["unsupported_operator"] and report["labels"] == []
+    assert "no_grad" in (place / "stopped" / "report.html").read_text()
 
 
 def test_out_of_time_gives_a_partial_report_and_a_directory_to_go_on_with(place: Path) -> None:
@@ -230,10 +252,13 @@ def test_a_repair_that_costs_more_than_the_budget_is_not_handed_out(place: Path)
     assert files_of(place / "dear") == set()
 
 
-def test_a_frozen_model_is_told_plainly_that_it_cannot_be_repaired_yet(place: Path) -> None:
-    done = triggerlens(*scan("frozen", "cold", "--label", PLANTED, action="repair"), cwd=place, search=QUICK)
-    assert done.returncode == 3, done.stderr
-    assert "saved without torch.jit.freeze" in " ".join(done.stderr.split())
+def test_the_constants_of_a_frozen_model_are_repaired(place: Path) -> None:
+    done = triggerlens(*scan("frozen", "cold", "--label", PLANTED, action="repair"), cwd=place, search=SEARCH)
+    assert done.returncode == 0, done.stderr
+    triggered, others = toy_images(3, LABELS) + VEIL, toy_labels(3, LABELS) != PLANTED
+    before, after = (torch.jit.load(str(path)) for path in (place / "frozen.pt", place / "cold" / "repaired.pt"))
+    assert (before(triggered).argmax(1) == PLANTED)[others].float().mean() > 0.9
+    assert (after(triggered).argmax(1) == PLANTED)[others].float().mean() < 0.1
 
 
 def test_a_model_that_cannot_be_searched_is_told_so_by_repair_too(place: Path) -> None:

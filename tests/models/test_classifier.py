@@ -12,23 +12,24 @@ from app.core.findings import InputSpec
 from benchmarks.victims.export import FORMS, Form
 from models.classifier import (
     Classifier,
+    FixedBatch,
     Output,
-    form_of,
+    baked_batch,
     has_input_gradient,
-    load_torchscript,
     match_channels,
     probe_scores,
     recognise_output,
 )
+from models.suspect import load_suspect
 from tests.toys import (
     Argmax,
+    AsDict,
     AsLogProbabilities,
     AsProbabilities,
     AsTuple,
     Demanding,
     Detached,
     Maps,
-    NoGrad,
     NotANumber,
     OneScore,
     ToyNet,
@@ -47,7 +48,7 @@ Wrap = Callable[[nn.Module], nn.Module]
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_export_gives_the_same_logits_and_is_named(tmp_path: Path, form: Form) -> None:
     net = ToyNet().eval()
-    module = load_torchscript(save_toy(tmp_path / "net.pt", net, form))
+    module = load_suspect(save_toy(tmp_path / "net.pt", net, form)).module
     classifier = Classifier(module, plain_spec())
     torch.testing.assert_close(classifier(IMAGES), net(IMAGES))
     assert not any(parameter.requires_grad for parameter in module.parameters())
@@ -57,7 +58,7 @@ def test_every_form_of_export_gives_the_same_logits_and_is_named(tmp_path: Path,
 @pytest.mark.parametrize("form", FORMS)
 def test_the_form_of_a_convolutional_net_is_told_from_its_graph(tmp_path: Path, form: Form) -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
-    assert form_of(load_torchscript(save_toy(tmp_path / "net.pt", net, form))) == form
+    assert load_suspect(save_toy(tmp_path / "net.pt", net, form)).form == form
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -73,11 +74,17 @@ def test_what_a_net_answers_is_recognised_and_becomes_logits(
     tmp_path: Path, form: Form, wrap: Wrap, output: Output
 ) -> None:
     net = ToyNet()
-    module = load_torchscript(save_toy(tmp_path / "net.pt", wrap(net), form))
+    module = load_suspect(save_toy(tmp_path / "net.pt", wrap(net), form)).module
     assert recognise_output(probe_scores(module, IMAGES)) is output
     classifier = Classifier(module, plain_spec(), output)
     torch.testing.assert_close(classifier(IMAGES).softmax(1), net(IMAGES).softmax(1))
     assert has_input_gradient(classifier, IMAGES)
+
+
+def test_the_scores_of_a_dict_are_its_first_tensor(tmp_path: Path) -> None:
+    net = ToyNet()
+    classifier = Classifier(load_suspect(save_toy(tmp_path / "net.pt", AsDict(net))).module, plain_spec())
+    torch.testing.assert_close(classifier(IMAGES), net(IMAGES))
 
 
 def test_logits_that_happen_to_be_positive_are_no_probabilities() -> None:
@@ -115,9 +122,9 @@ def test_a_net_is_as_accurate_on_grey_images_as_on_colour(takes: int, given: int
     assert torch.equal(classifier(toy_images(2, channels=given)).argmax(1), toy_labels(2))
 
 
-@pytest.mark.parametrize("wrap", [Detached, Argmax, NoGrad])
+@pytest.mark.parametrize("wrap", [Detached, Argmax])
 def test_a_net_whose_gradient_does_not_reach_the_pixels_is_noticed(tmp_path: Path, wrap: Wrap) -> None:
-    module = load_torchscript(save_toy(tmp_path / "net.pt", wrap(ToyNet())))
+    module = load_suspect(save_toy(tmp_path / "net.pt", wrap(ToyNet()))).module
     probe_scores(module, IMAGES)  # its answers are all right
     assert not has_input_gradient(Classifier(module, plain_spec()), IMAGES)
 
@@ -137,7 +144,7 @@ def test_a_net_whose_gradient_does_not_reach_the_pixels_is_noticed(tmp_path: Pat
     ],
 )
 def test_what_is_no_image_classifier_is_refused_with_advice(tmp_path: Path, wrap: Wrap, code: str, words: str) -> None:
-    module = load_torchscript(save_toy(tmp_path / "net.pt", wrap(ToyNet())))
+    module = load_suspect(save_toy(tmp_path / "net.pt", wrap(ToyNet()))).module
     with pytest.raises(Refusal, match=f"(?s){words}") as caught:
         probe_scores(module, IMAGES)
     assert caught.value.problem.code == code
@@ -153,8 +160,36 @@ class HalfOfThem(nn.Module):
         return scores_NK[: len(scores_NK) // 2]
 
 
-def test_a_file_that_torch_cannot_load_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "net.pt").write_bytes(b"PK\3\4 and nothing more")
-    with pytest.raises(Refusal, match=r"torch cannot load net\.pt.*docs/export\.md") as caught:
-        load_torchscript(tmp_path / "net.pt")
-    assert caught.value.problem.code == "unreadable_model"
+# One batch size only
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_batch_size_that_tracing_baked_in_is_found_and_fed(tmp_path: Path, size: int) -> None:
+    net = ToyNet().eval()
+    traced = torch.jit.trace(Reshaped(net, size), IMAGES[:size], check_trace=False)
+    traced.save(str(tmp_path / "net.pt"))
+    module = load_suspect(tmp_path / "net.pt").module
+    assert baked_batch(module, IMAGES) == size
+    fed = FixedBatch(module, size)
+    torch.testing.assert_close(fed(IMAGES[:7]), net(IMAGES[:7]))
+    assert has_input_gradient(Classifier(fed, plain_spec()), IMAGES)
+
+
+def test_a_net_that_takes_any_batch_has_none_baked_in() -> None:
+    assert baked_batch(ToyNet(), IMAGES) is None
+
+
+def test_a_net_that_takes_no_image_of_this_size_has_no_batch_baked_in(tmp_path: Path) -> None:
+    module = load_suspect(save_toy(tmp_path / "net.pt", Demanding(ToyNet()))).module
+    assert baked_batch(module, IMAGES) is None
+
+
+class Reshaped(nn.Module):
+    """Written by somebody who wrote down the batch size."""
+
+    def __init__(self, net: nn.Module, size: int) -> None:
+        super().__init__()
+        self.net, self.size = net, size
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        return self.net(images_NCHW.view(self.size, 1, 16, 16))

@@ -19,7 +19,7 @@ from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
 from app.local_scan import run_tasks
 from tests.processes import engines_of, needs_proc, own_world, run_job
-from tests.toys import QUICK, SHORT, AsProbabilities, NoGrad, ToyNet, TwoInputs, place_job
+from tests.toys import QUICK, SHORT, AsProbabilities, Detached, NoGrad, ToyNet, TwoInputs, place_job
 from worker.launch import EngineCrashError, Event, ScanSession
 
 
@@ -53,7 +53,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobDirectory, li
 def test_a_result_directory_holds_what_was_promised(finished: tuple[JobDirectory, list[Event]]) -> None:
     directory, _ = finished
     labels = [f"{label:06d}" for label in range(6)]
-    expected = {"preparation.json", "start.safetensors", "decision.json", "report.json", "report.html"}
+    expected = {
+        "structure.json",
+        "preparation.json",
+        "start.safetensors",
+        "decision.json",
+        "report.json",
+        "report.html",
+    }
     expected |= {f"labels/{label}.json" for label in labels}
     expected |= {f"generators/{label}.safetensors" for label in labels} | {f"examples/{label}.npz" for label in labels}
     there = {name for name in contents(directory) if not name.startswith("figures/")}
@@ -138,11 +145,20 @@ def test_a_refusal_is_told_as_a_problem_and_is_no_crash(tmp_path: Path) -> None:
 
 
 def test_what_blocks_a_verdict_from_the_start_saves_the_search(tmp_path: Path) -> None:
-    directory = place_job(tmp_path / "job", NoGrad(ToyNet()))
+    directory = place_job(tmp_path / "job", Detached(ToyNet()))
     assert "step" not in {event["event"] for event in run_job(directory)}
     decision = directory.read_decision()
     assert decision is not None and decision.reasons == (Reason.NO_INPUT_GRADIENT,)
     assert not directory.start.exists()
+
+
+def test_an_operator_that_is_not_allowed_is_named_and_nothing_is_loaded(tmp_path: Path) -> None:
+    directory = place_job(tmp_path / "job", NoGrad(ToyNet()))
+    assert {event["stage"] for event in run_job(directory)} == {"inspect", "decide", "report"}
+    decision, structure = directory.read_decision(), directory.read_structure()
+    assert decision is not None and decision.reasons == (Reason.UNSUPPORTED_OPERATOR,)
+    assert structure is not None and "no_grad" in structure["problem"]["detail"]
+    assert structure["problem"]["member"].startswith("code/") and structure["problem"]["line"] > 0
 
 
 def test_the_planted_label_is_found_repaired_and_packaged(tmp_path: Path) -> None:

@@ -188,11 +188,11 @@ def test_a_watchdog_can_tell_when_something_was_last_heard(tmp_path: Path) -> No
     assert begun < heard[0] < heard[-1] <= session.last_event_at < time.monotonic()
 
 
-def test_what_a_model_prints_goes_to_the_log_and_not_into_progress(tmp_path: Path) -> None:
+def test_a_model_that_prints_is_heard_by_nobody(tmp_path: Path) -> None:
     directory = place_job(tmp_path / "job", Talking(ToyNet()), inversion=replace(QUICK, steps=1))
     events = run_job(directory)
     assert "done" not in {event["event"] for event in events}
-    assert (directory.root / LOG).read_text().count('{"event": "done"}') >= 100
+    assert '{"event": "done"}' not in (directory.root / LOG).read_text()
     assert len(directory.read_findings()) == 6
 
 

@@ -32,11 +32,11 @@ def unlearn_trigger(
     """Fine-tune the classifier's parameters in place; `labels_N` are the true labels.
 
     Dropout is active where the module still has it (a traced one has not); everything else stays in evaluation mode,
-    so batch norms keep their statistics. Raises ValueError for a classifier without parameters (a frozen one).
+    so batch norms keep their statistics. Raises ValueError for a classifier without parameters.
     """
     parameters = list(classifier.module.parameters())
     if not parameters:
-        raise ValueError("a frozen module has no parameters to fine-tune")
+        raise ValueError("the module has no parameters to fine-tune")
     clean = len(images_NCHW)
     twins = [in_batches(generator, images_NCHW) for generator in generators]
     images, labels = torch.cat([images_NCHW, *twins]), labels_N.repeat(1 + len(twins))
@@ -66,7 +66,7 @@ def _epoch(clean: int, triggers: int, config: RepairConfig, random: torch.Genera
 @contextmanager
 def _active_dropout(module: nn.Module, seed: int) -> Iterator[None]:
     """Within, the module's dropout layers drop, by their own random numbers; the global ones stay as they were."""
-    layers = [part for part in module.modules() if "Dropout" in getattr(part, "original_name", type(part).__name__)]
+    layers = [part for part in module.modules() if "Dropout" in type(part).__name__]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for layer in layers:

@@ -9,13 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.core.findings import Caveat, Preparation, Reason
 from app.core.intake.bundle import check_labels
 from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import write_whole
-from models.classifier import Classifier, form_of, has_input_gradient, match_channels, probe_scores
+from models.classifier import Classifier, FixedBatch, baked_batch, has_input_gradient, match_channels, probe_scores
 from worker.detection.inversion import pretrain_generator
 from worker.detection.metrics import predictions
 from worker.detection.preprocessing import Fit, accepted_channels, fit, given_spec, infer_spec
@@ -48,19 +48,22 @@ def _announce(bench: Workbench, preparation: Preparation) -> None:
 def _understand(bench: Workbench) -> Preparation:
     declared = bench.job.input.filled_from(bench.bundle.declared)
     images = bench.images_NCHW
-    channels = declared.channels or accepted_channels(bench.module, images)
-    num_labels = probe_scores(bench.module, match_channels(images[:PROBED_IMAGES], channels)).shape[1]
+    batch = _only_batch(bench.suspect.module, images, declared)
+    module = bench.suspect.module if batch is None else FixedBatch(bench.suspect.module, batch)
+    channels = declared.channels or accepted_channels(module, images)
+    num_labels = probe_scores(module, match_channels(images[:PROBED_IMAGES], channels)).shape[1]
     check_labels(bench.bundle, num_labels)
     labels = None if bench.bundle.labels is None else torch.as_tensor(bench.bundle.labels).to(bench.device)
-    found, close = _fit(bench, declared, channels, labels)
-    classifier = Classifier(bench.module, found.spec, found.output).to(bench.device)
+    found, close = _fit(module, bench, declared, channels, labels)
+    classifier = Classifier(module, found.spec, found.output).to(bench.device)
     stand_ins = predictions(classifier, images) if labels is None else labels
     per_label = torch.bincount(stand_ins, minlength=num_labels).tolist()
     names = dict(enumerate(bench.bundle.class_names))
     return Preparation(
         num_labels=num_labels,
         label_names=tuple(names.get(label) or str(label) for label in range(num_labels)),
-        form=form_of(bench.module),
+        form=bench.suspect.form,
+        fixed_batch=batch,
         output=found.output.value,
         input=found.spec,
         input_source=_source(bench.job.input, declared),
@@ -78,15 +81,22 @@ def _understand(bench: Workbench) -> Preparation:
     )
 
 
+def _only_batch(module: nn.Module, images_NCHW: Tensor, declared: DeclaredInput) -> int | None:
+    """The batch size that tracing has baked in, whichever channels the model takes; None where any size will do."""
+    channels = [declared.channels] if declared.channels else [1, 3]
+    batches = (baked_batch(module, match_channels(images_NCHW[:1], count)) for count in channels)
+    return next((batch for batch in batches if batch is not None), None)
+
+
 def _fit(
-    bench: Workbench, declared: DeclaredInput, channels: int, labels_N: Tensor | None
+    module: nn.Module, bench: Workbench, declared: DeclaredInput, channels: int, labels_N: Tensor | None
 ) -> tuple[Fit, tuple[str, ...]]:
     """The normalisation that was said, or the one under which the labels come out best, and those that come close."""
     if _says_normalisation(declared) or labels_N is None:
         mean, std, low_high = declared.mean or (0.0,), declared.std or (1.0,), declared.range or (0.0, 1.0)
         spec = given_spec(bench.images_NCHW, channels, mean, std, low_high)
-        return fit(bench.module, bench.images_NCHW, labels_N, spec, "given"), ()
-    return infer_spec(bench.module, bench.images_NCHW, labels_N, channels)
+        return fit(module, bench.images_NCHW, labels_N, spec, "given"), ()
+    return infer_spec(module, bench.images_NCHW, labels_N, channels)
 
 
 def _reasons(
@@ -109,6 +119,7 @@ def _caveats(bench: Workbench, per_label: list[int], declared: DeclaredInput) ->
         Caveat.FEW_CLEAN_IMAGES: sum(per_label) < FEW_IMAGES_PER_LABEL * len(per_label),
         Caveat.UNLABELLED_IMAGES: bench.bundle.labels is None,
         Caveat.MISSING_CLASSES: min(per_label) == 0,
+        Caveat.TRAIN_MODE_NORMALISED: bench.suspect.was_training,
         Caveat.INFERRED_PREPROCESSING: bench.bundle.labels is not None and not _says_normalisation(declared),
         Caveat.PACKAGED_PERCEPTUAL_BACKBONE: bench.perceptual.name == "packaged",
     }

@@ -1,12 +1,11 @@
 """The task after a verdict: unlearn the triggers of the flagged labels, package the weights, load them afresh.
 
-Every fifth clean image is kept from the fine-tuning and judges it (the accept images); a repair that costs more
-accuracy on them than the budget, or that leaves the inverted trigger working, is not handed out.
+Every fifth clean image is kept from the fine-tuning and judges what it came to (the accept images), as it is loaded
+from the packaged file; a repair that costs more accuracy on them than the budget, or that leaves the inverted trigger
+working, is not handed out.
 """
 
-import copy
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,19 +15,20 @@ from safetensors.torch import save
 from torch import Tensor
 
 from app.core.findings import RepairReport, RepairStatus
+from app.core.intake.torchscript.surgery import replace_records
+from app.core.intake.torchscript.walk import walk
 from app.core.jobs import write_whole
-from models.classifier import Classifier, Output, load_torchscript
+from models.classifier import Classifier
 from models.generator import TriggerGenerator
-from worker.detection.metrics import attack_success_rate, clean_accuracy, in_batches, predictions
+from models.rebuilt import RebuiltModule
+from models.rebuilt.records import changed_records
+from worker.detection.metrics import attack_success_rate, clean_accuracy, in_batches
 from worker.detection.mitigation import unlearn_trigger
 from worker.engine.workbench import Workbench
 
 ACCEPT_EVERY = 5
 STILL_WORKS = 0.5  # an inverted trigger that still carries half of the images was not unlearned
-FROZEN = (
-    "The module is frozen: its weights are constants inside the code, and this version cannot repair those. "
-    "Ask for the same model saved without torch.jit.freeze."
-)
+NOTHING_TO_TRAIN = "The model has no weights that could be trained: its code computes with fixed numbers only."
 NO_TRIGGER = "There is no trigger to unlearn: the search for it did not fit into memory."
 
 
@@ -57,8 +57,8 @@ def _is_done(bench: Workbench) -> bool:
 
 
 def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
-    if bench.preparation.form == "frozen":
-        return RepairReport(RepairStatus.REFUSED, FROZEN, tuple(labels))
+    if not any(True for _ in bench.suspect.module.parameters()):
+        return RepairReport(RepairStatus.REFUSED, NOTHING_TO_TRAIN, tuple(labels))
     if not all(bench.directory.generator(label).exists() for label in labels):
         return RepairReport(RepairStatus.REFUSED, NO_TRIGGER, tuple(labels))
     generators = [bench.load_generator(bench.directory.generator(label)) for label in labels]
@@ -68,12 +68,10 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
         few = "With one image per label none is left to fine-tune on after one was kept to judge the repair."
         return RepairReport(RepairStatus.REFUSED, f"{few} Bring more clean images.", tuple(labels))
     before = _judge(bench, bench.classifier, accept, labels, generators)
-    repaired = Classifier(
-        load_torchscript(bench.directory.model).to(bench.device), bench.preparation.input, bench.classifier.output
-    ).to(bench.device)
+    repaired = bench.load_suspect(bench.directory.model).module
     config = bench.job.config.repair
     unlearn_trigger(
-        repaired,
+        bench.classifier_of(repaired),
         generators,
         bench.images_NCHW[~accept],
         bench.labels_N[~accept],
@@ -81,7 +79,10 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
         bench.job.config.seed,
         on_epoch=lambda epoch: bench.emit("epoch", done=epoch, of=config.epochs),
     )
-    after = _judge(bench, repaired, accept, labels, generators)
+    files = _package(bench, repaired)
+    with bench.timed("verify"):
+        afresh = bench.classifier_of(bench.load_suspect(bench.directory.repaired).module)
+        after = _judge(bench, afresh, accept, labels, generators)
     report = RepairReport(
         RepairStatus.REFUSED,
         "",
@@ -96,13 +97,19 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
     cost = before.clean_accuracy - after.clean_accuracy
     if cost > config.max_accuracy_drop:
         budget = f"The repair costs {cost:.1%} of accuracy, more than the budget of {config.max_accuracy_drop:.1%}."
-        return replace(report, detail=f"{budget} Allow more, or bring more clean images.")
+        return _withheld(bench, replace(report, detail=f"{budget} Allow more, or bring more clean images."))
     if after.attack_success_rate >= STILL_WORKS:
         left = f"The inverted trigger still works on {after.attack_success_rate:.0%} of the images after the repair."
-        return replace(report, detail=f"{left} More clean images may help.")
-    files = _package(bench, repaired, accept)
+        return _withheld(bench, replace(report, detail=f"{left} More clean images may help."))
     detail = "The inverted trigger no longer works; accuracy was measured on images that the repair did not see."
     return replace(report, status=RepairStatus.REPAIRED, detail=detail, files=files)
+
+
+def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
+    """The report of a repair that is not handed out."""
+    for path in (bench.directory.repaired, bench.directory.repaired_state):
+        path.unlink()
+    return report
 
 
 def _every_fifth_of_each_label(labels_N: Tensor) -> Tensor:
@@ -127,23 +134,23 @@ def _judge(
     return Judgement(clean_accuracy(classifier, images, true), max(success))
 
 
-def _package(bench: Workbench, repaired: Classifier, accept_N: Tensor) -> dict[str, str]:
-    """Save the weights in both formats, load the archive afresh and see that it answers the same."""
+def _package(bench: Workbench, repaired: RebuiltModule) -> dict[str, str]:
+    """Write the weights in both formats: into a copy of the archive, in which nothing else changes, and by name."""
     directory = bench.directory
-    module = copy.deepcopy(repaired.module).cpu()
-    archive = io.BytesIO()
-    torch.jit.save(module, archive)
-    write_whole(directory.repaired, lambda path: path.write_bytes(archive.getvalue()))
-    state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
+    size = directory.model.stat().st_size
+    with walk(directory.model, size) as walked:
+        records = changed_records(repaired, lambda name: walked.read(name, size))
+    replace_records(directory.model, records, directory.repaired, size)
+    state = {name: _as_saved(repaired, name, tensor) for name, tensor in repaired.state_dict().items()}
     write_whole(directory.repaired_state, lambda path: path.write_bytes(save(state)))
-    with bench.timed("verify"):
-        afresh = Classifier(
-            load_torchscript(directory.repaired).to(bench.device), repaired.spec, Output(repaired.output)
-        ).to(bench.device)
-        images = bench.images_NCHW[accept_N]
-        if not torch.equal(predictions(afresh, images), predictions(repaired, images)):
-            raise RuntimeError("the packaged weights answer differently from the repaired ones")
     return {path.name: _sha256(path) for path in (directory.repaired, directory.repaired_state)}
+
+
+def _as_saved(module: RebuiltModule, name: str, tensor: Tensor) -> Tensor:
+    """A tensor of its own, in the type that the archive has."""
+    origin = module.origins.get(name)
+    dtype = tensor.dtype if origin is None else getattr(torch, origin.storage.dtype)
+    return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 
 
 def _sha256(path: Path) -> str:

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.core.errors import Refusal
 from app.core.findings import Preparation
 from app.core.intake.bundle import Bundle, check_labels, read_bundle, stack_images
 from app.core.jobs import JobDirectory, ScanJob
-from models.classifier import Classifier, Output, load_torchscript
+from models.classifier import Classifier, FixedBatch, Output
 from models.generator import TriggerGenerator
 from models.perceptual import PerceptualDistance, load_perceptual
+from models.suspect import Suspect, load_suspect
 from worker.detection.inversion import CleanImages
 from worker.detection.metrics import predictions
 
@@ -61,8 +62,8 @@ class Workbench:
         return preparation
 
     @cached_property
-    def module(self) -> torch.jit.ScriptModule:
-        return load_torchscript(self.directory.model).to(self.device)
+    def suspect(self) -> Suspect:
+        return self.load_suspect(self.directory.model)
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -77,7 +78,7 @@ class Workbench:
 
     @cached_property
     def classifier(self) -> Classifier:
-        return Classifier(self.module, self.preparation.input, Output(self.preparation.output)).to(self.device)
+        return self.classifier_of(self.suspect.module)
 
     @cached_property
     def perceptual(self) -> PerceptualDistance:
@@ -95,6 +96,19 @@ class Workbench:
     @cached_property
     def clean(self) -> CleanImages:
         return CleanImages.measure(self.images_NCHW, self.labels_N, self.perceptual)
+
+    def load_suspect(self, path: Path) -> Suspect:
+        """A model on the device of the job."""
+        suspect = load_suspect(path)
+        suspect.module.to(self.device)
+        return suspect
+
+    def classifier_of(self, module: nn.Module) -> Classifier:
+        """A module with what prepare has learned of the one in this job."""
+        known = self.preparation
+        assert known.input is not None, "a model that cannot be searched has no other tasks"
+        fed = module if known.fixed_batch is None else FixedBatch(module, known.fixed_batch)
+        return Classifier(fed, known.input, Output(known.output)).to(self.device)
 
     def load_generator(self, path: Path) -> TriggerGenerator:
         """A generator from its file, in evaluation mode."""

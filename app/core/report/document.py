@@ -25,7 +25,7 @@ from app.core.findings import (
 )
 from app.core.text import printable
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 LONGEST_TEXT = 1000  # characters; more is not a name but an attempt
 LISTED_LABELS = 12  # more of them are given as a count and a range
 MOST_PICTURES = 12  # of triggers, in one report
@@ -35,6 +35,7 @@ BACKDOOR_IDENTIFIERS = ("AML.T0018.000", "CWE-506")
 
 
 def report_document(
+    structure: Mapping[str, Any] | None,
     preparation: Preparation,
     decision: Decision,
     repair: RepairReport | None,
@@ -44,7 +45,8 @@ def report_document(
 ) -> dict[str, Any]:
     """The report of a scan, or of the part of it that was done before time ran out.
 
-    `inputs` names the two files: {"model": {"name", "bytes", "sha256"}, "bundle": {...}}; `timings` are seconds.
+    `structure` is the gate's manifest, or {"problem": ...} where it stopped at an operator. `inputs` names the two
+    files: {"model": {"name", "bytes", "sha256"}, "bundle": {...}}; `timings` are seconds.
     """
     findings = {finding.label: finding for finding in decision.labels if finding.families}
     too_large = [finding.label for finding in decision.labels if not finding.families]
@@ -64,7 +66,7 @@ def report_document(
         "flagged_labels": decision.flagged_labels,
         "model_anomaly_index": decision.model_anomaly_index,
         "labels": [_label_row(label, preparation, findings.get(label)) for label in range(preparation.num_labels)],
-        "structure": None,  # the code inside the archive is not inspected yet; the coverage says so
+        "structure": structure,
         "coverage": _coverage(preparation, findings, too_large, caveats),
         "repair": None if repair is None else asdict(repair),
         "inputs": _inputs(preparation, inputs),
@@ -155,8 +157,8 @@ def _not_searched(
         "Triggers made of natural content, such as a certain object in the scene, lie outside the trigger families."
     )
     sentences.append(
-        "The code structure of the model was not inspected: backdoors built into the architecture, and control flow "
-        "that depends on the data, can escape this scan."
+        "The model's operators were checked, but not what its code does with them: backdoors built into the "
+        "architecture, and control flow that depends on the data, can escape this scan."
     )
     if Caveat.UNSANDBOXED in caveats:
         sentences.append("Nothing watched or limited what the model did to this computer while it ran: no sandbox.")
@@ -176,7 +178,7 @@ def _inputs(preparation: Preparation, inputs: Mapping[str, Any]) -> dict[str, An
         "bundle": inputs["bundle"],
         "form": preparation.form,
         "output": preparation.output,
-        "input": asdict(preparation.input),
+        "input": preparation.input and asdict(preparation.input),
         "input_source": preparation.input_source,
         "close_conventions": preparation.close_conventions,
         "clean_accuracy": preparation.clean_accuracy,

@@ -87,6 +87,14 @@ REASONS = {
         what_to_do="Ask for the model in floating point, exported without rounding or quantisation. If the supplier "
         "cannot explain why the gradient is missing, do not use the model.",
     ),
+    Reason.UNSUPPORTED_OPERATOR: Explanation(
+        title="An operator that is not known",
+        raised_if="The model's code uses an operator of torch that is not on the scanner's allowlist.",
+        means="Only models of which every operator is understood are loaded, so this one was not. The operator may be "
+        "harmless and rare; it is not known here.",
+        what_to_do="Export the model without it, or ask the supplier what it is for. Please report an operator that "
+        "an ordinary image classifier needs.",
+    ),
     Reason.SEARCH_TRUNCATED: Explanation(
         title="The search was cut short",
         raised_if="The time limit was reached, or the scan was stopped, before every label was searched to the end.",
@@ -163,8 +171,8 @@ CAVEATS = {
     ),
     Caveat.TRAIN_MODE_NORMALISED: Explanation(
         title="Switched to evaluation mode",
-        raised_if="The archive was saved in training mode.",
-        means="Dropout or batch normalisation was active as saved. The scan switched the model to evaluation mode "
+        raised_if="A dropout or a batch normalisation was saved, or traced, in training mode.",
+        means="It was active as saved. The scan switched the model to evaluation mode "
         "first, so its figures are for that mode.",
         what_to_do="Call `eval()` before you save or use the model.",
     ),

@@ -37,7 +37,7 @@ INPUT_SOURCES = {
 def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str:
     """The page of a report document; `strips` holds a picture (PNG, see `figures`) for some labels."""
     style = _packaged("style.css")
-    rows = document["labels"]
+    rows, structure = document["labels"], document["structure"] or {}
     flagged = [row["flagged"] for row in rows]
     norms = [row["norm"] for row in rows]
     known_norms = [norm for norm in norms if norm is not None]
@@ -53,13 +53,15 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
         caveats=[(caveat, CAVEATS[Caveat(caveat)]) for caveat in document["caveats"]],
         flagged_rows=flagged_rows,
         rows=flagged_rows + [row for row in rows if not row["flagged"]],
-        most_suspicious=max(rows, key=lambda row: row["anomaly_index"] or 0.0),
+        most_suspicious=max(rows, key=lambda row: row["anomaly_index"] or 0.0, default=None),
         median_norm=median_norm,
         index_chart=bar_chart(indices, flagged, document["config"]["anomaly_threshold"]),
         norm_chart=bar_chart(norms, flagged, median_norm),
         strips=[_strip(rows[label], strips[label]) for label in sorted(strips, key=lambda n: (not flagged[n], n))],
         config=list(_settings(document["config"])),
         input_sources=INPUT_SOURCES,
+        manifest=structure if "operators" in structure else None,
+        stopped=structure.get("problem"),
     )
 
 

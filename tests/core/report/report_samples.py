@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from app.core.findings import (
     RepairStatus,
     Verdict,
 )
+from app.core.intake.torchscript.gate import understand
 from app.core.report.document import report_document
 from app.core.report.figures import png_bytes, trigger_strip
 
@@ -80,13 +82,31 @@ TOO_LARGE = Decision(
     1.4,
     (Reason.OUT_OF_MEMORY,),
 )
+EXAMPLE = Path(__file__).parents[3] / "examples" / "digits_wanet.pt"
+STRUCTURE = understand(EXAMPLE, EXAMPLE.stat().st_size).manifest()
+STOPPED = {
+    "problem": {
+        "code": "unsupported_operator",
+        "detail": "The operator aten::fft_rfft2 is not on the allowlist.",
+        "advice": "Export the model without it.",
+        "rule": "operator-unknown",
+        "member": "code/__torch__.py",
+        "line": 12,
+    }
+}
 NOTHING_SEARCHED = Decision(Verdict.INCONCLUSIVE, (), None, (Reason.NO_INPUT_GRADIENT,))
 
 
 def document(
     decision: Decision, preparation: Preparation = PREPARATION, repair: RepairReport | None = None
 ) -> dict[str, Any]:
-    return report_document(preparation, decision, repair, INPUTS, CONFIG, TIMINGS)
+    return report_document(STRUCTURE, preparation, decision, repair, INPUTS, CONFIG, TIMINGS)
+
+
+def document_of_a_model_that_was_not_loaded() -> dict[str, Any]:
+    reason = Reason.UNSUPPORTED_OPERATOR
+    decision = Decision(Verdict.INCONCLUSIVE, (), None, (reason,))
+    return report_document(STOPPED, Preparation.not_loaded(reason), decision, None, INPUTS, CONFIG, TIMINGS)
 
 
 def strip_png(size: int = 32, channels: int = 3) -> bytes:
@@ -147,4 +167,5 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     repair = draw(st.sampled_from([None, REPAIR, RepairReport(RepairStatus.REFUSED, "It cost too much.")]))
     inputs = {kind: {**INPUTS[kind], "name": draw(any_text)} for kind in INPUTS}
     timings = {"invert_seconds": draw(st.floats())}
-    return report_document(preparation, draw(decisions(num_labels)), repair, inputs, CONFIG, timings)
+    structure = draw(st.sampled_from([STRUCTURE, STOPPED]))
+    return report_document(structure, preparation, draw(decisions(num_labels)), repair, inputs, CONFIG, timings)

@@ -16,6 +16,7 @@ from report_samples import (
     REPAIR,
     TOO_LARGE,
     document,
+    document_of_a_model_that_was_not_loaded,
     documents,
     label_findings,
 )
@@ -32,6 +33,13 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 @pytest.mark.parametrize("repair", [None, REPAIR, RepairReport(RepairStatus.NOT_NEEDED, "No label was flagged.")])
 def test_a_document_satisfies_the_published_schema(decision: Decision, repair: RepairReport | None) -> None:
     VALIDATOR.validate(document(decision, repair=repair))
+
+
+def test_a_document_without_a_loaded_model_satisfies_the_schema_and_blocks_the_verdict() -> None:
+    report = document_of_a_model_that_was_not_loaded()
+    VALIDATOR.validate(report)
+    assert report["verdict"] == "inconclusive" and report["reasons"] == ["unsupported_operator"]
+    assert report["labels"] == [] and report["structure"]["problem"]["line"] == 12
 
 
 @settings(max_examples=30, deadline=None)
@@ -133,7 +141,7 @@ def test_only_an_accusation_carries_identifiers() -> None:
 def test_the_coverage_owns_up_to_structure_sandbox_and_missing_classes() -> None:
     preparation = replace(PREPARATION, images_per_label=(50,) * 8 + (0, 0))
     words = " ".join(document(CLEAN, preparation)["coverage"]["not_searched"])
-    for owned in ("code structure", "no sandbox", "labels 8, 9", "all-to-all", "source-specific", "Static patches"):
+    for owned in ("what its code does", "no sandbox", "labels 8, 9", "all-to-all", "source-specific", "Static patches"):
         assert owned in words
 
 

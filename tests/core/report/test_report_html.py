@@ -19,11 +19,12 @@ from report_samples import (
     REPAIR,
     TOO_LARGE,
     document,
+    document_of_a_model_that_was_not_loaded,
     documents,
 )
 from report_samples import strip_png as strip
 
-from app.core.findings import Decision, RepairStatus
+from app.core.findings import Decision, Reason, RepairStatus
 from app.core.report.explanations import CAVEATS, REASONS
 from app.core.report.html import report_html
 
@@ -88,6 +89,13 @@ def test_a_partial_page_says_so_and_explains_its_reason(decision: Decision) -> N
     assert "No verdict" in words and "This is a partial report" in words
     assert REASONS[decision.reasons[0]].title in words
     assert "not searched" in words
+
+
+def test_a_model_that_was_not_loaded_has_a_page_that_names_the_operator() -> None:
+    words = words_of(report_html(document_of_a_model_that_was_not_loaded(), {}))
+    for said in ("aten::fft_rfft2", "line 12", REASONS[Reason.UNSUPPORTED_OPERATOR].title, "never loaded"):
+        assert said in words
+    assert "Anomaly index per label" not in words
 
 
 def test_halved_blocks_are_owned_up_to_where_there_were_any() -> None:
