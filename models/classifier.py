@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from app.core.errors import Refusal
 from app.core.findings import InputSpec
 
+# What a module raises on input it cannot take; the second is what a script of the jit itself asserts or raises.
+MODULE_ERRORS = (RuntimeError, torch.jit.Error)
 TRACED_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # that somebody may have traced with
 EXPORT_ADVICE = "See docs/export.md for how to make a TorchScript image classifier."
 
@@ -89,7 +91,7 @@ def _answers(module: nn.Module, inputs_NCHW: Tensor) -> bool:
     try:
         with torch.no_grad():
             return len(first_tensor(module(inputs_NCHW))) == len(inputs_NCHW)
-    except (RuntimeError, TypeError, Refusal):
+    except (*MODULE_ERRORS, Refusal):
         return False
 
 
@@ -135,7 +137,7 @@ def probe_scores(module: nn.Module, inputs_NCHW: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             scores = first_tensor(module(inputs_NCHW))
-    except RuntimeError as error:
+    except MODULE_ERRORS as error:
         if "missing value for argument" in str(error):
             raise Refusal(
                 "several_inputs",

@@ -1,14 +1,21 @@
 """A suspect model from its file: understood by the gate, then rebuilt as an ordinary module in evaluation mode.
 
-torch.jit never sees the file. Half precision is turned into single, in which gradients are steadier and CPUs faster;
-the records of the file stay what they are.
+torch.jit never sees the file. What the gate accepts and the rebuild cannot express, the jit runs from an archive that
+was written afresh of what the gate understood. Half precision is turned into single, in which gradients are steadier
+and CPUs faster; the records of the file stay what they are.
 """
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+from torch import nn
+
 from app.core.intake.torchscript.gate import Understood, understand
+from app.core.intake.torchscript.repack import repack
+from app.core.intake.torchscript.rules import GateRefusal
 from app.core.intake.torchscript.walk import walk
 from models.rebuilt import RebuiltModule, rebuild
 
@@ -17,9 +24,9 @@ Form = Literal["scripted", "traced", "frozen"]
 
 @dataclass(frozen=True)
 class Suspect:
-    """A rebuilt module and what is known of the archive it came in."""
+    """A module in evaluation mode, its parameters fixed, and what is known of the archive it came in."""
 
-    module: RebuiltModule
+    module: nn.Module  # a RebuiltModule unless only the jit can express it
     archive: Understood
 
     @property
@@ -33,15 +40,34 @@ class Suspect:
     @property
     def was_training(self) -> bool:
         """Whether a dropout or a batch norm was saved in training mode; it is in evaluation mode here."""
-        return bool(self.module.was_training or self.module.baked_training)
+        rebuilt = self.module
+        return isinstance(rebuilt, RebuiltModule) and bool(rebuilt.was_training or rebuilt.baked_training)
 
 
 def load_suspect(path: Path) -> Suspect:
     """Raises GateRefusal for what the gate does not understand or allow."""
-    most_bytes = path.stat().st_size
-    archive = understand(path, most_bytes)
-    with walk(path, most_bytes) as walked:
-        module = rebuild(
-            archive.module, archive.constants, archive.program, lambda record: walked.read(record, most_bytes)
-        )
+    archive = understand(path, path.stat().st_size)
+    try:
+        module: nn.Module = _rebuilt(archive)
+    except GateRefusal:
+        module = _repacked(archive)
     return Suspect(module.float(), archive)
+
+
+def _rebuilt(archive: Understood) -> RebuiltModule:
+    with walk(archive.path, archive.size) as walked:
+        return rebuild(
+            archive.module, archive.constants, archive.program, lambda record: walked.read(record, archive.size)
+        )
+
+
+def _repacked(archive: Understood) -> nn.Module:
+    # The profiling executor recompiles for every new shape, which costs seconds and gains little here.
+    torch._C._jit_set_profiling_executor(False)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder) / "model.pt"
+        repack(archive, fresh)
+        module: nn.Module = torch.jit.load(str(fresh), map_location="cpu")
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module.eval()

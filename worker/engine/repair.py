@@ -21,7 +21,7 @@ from app.core.jobs import write_whole
 from models.classifier import Classifier
 from models.generator import TriggerGenerator
 from models.rebuilt import RebuiltModule
-from models.rebuilt.records import changed_records
+from models.rebuilt.records import UnwritableError, changed_records
 from worker.detection.metrics import attack_success_rate, clean_accuracy, in_batches
 from worker.detection.mitigation import unlearn_trigger
 from worker.engine.workbench import Workbench
@@ -29,6 +29,9 @@ from worker.engine.workbench import Workbench
 ACCEPT_EVERY = 5
 STILL_WORKS = 0.5  # an inverted trigger that still carries half of the images was not unlearned
 NOTHING_TO_TRAIN = "The model has no weights that could be trained: its code computes with fixed numbers only."
+NOT_REBUILT = (
+    "The model could be run but not be rebuilt, so its weights cannot be written back. Export it by torch.jit.trace."
+)
 NO_TRIGGER = "There is no trigger to unlearn: the search for it did not fit into memory."
 
 
@@ -59,6 +62,8 @@ def _is_done(bench: Workbench) -> bool:
 def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
     if not any(True for _ in bench.suspect.module.parameters()):
         return RepairReport(RepairStatus.REFUSED, NOTHING_TO_TRAIN, tuple(labels))
+    if not isinstance(bench.suspect.module, RebuiltModule):
+        return RepairReport(RepairStatus.REFUSED, NOT_REBUILT, tuple(labels))
     if not all(bench.directory.generator(label).exists() for label in labels):
         return RepairReport(RepairStatus.REFUSED, NO_TRIGGER, tuple(labels))
     generators = [bench.load_generator(bench.directory.generator(label)) for label in labels]
@@ -69,6 +74,7 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
         return RepairReport(RepairStatus.REFUSED, f"{few} Bring more clean images.", tuple(labels))
     before = _judge(bench, bench.classifier, accept, labels, generators)
     repaired = bench.load_suspect(bench.directory.model).module
+    assert isinstance(repaired, RebuiltModule), "the same file was rebuilt before"
     config = bench.job.config.repair
     unlearn_trigger(
         bench.classifier_of(repaired),
@@ -79,7 +85,10 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
         bench.job.config.seed,
         on_epoch=lambda epoch: bench.emit("epoch", done=epoch, of=config.epochs),
     )
-    files = _package(bench, repaired)
+    try:
+        files = _package(bench, repaired)
+    except UnwritableError as error:
+        return RepairReport(RepairStatus.REFUSED, str(error), tuple(labels))
     with bench.timed("verify"):
         afresh = bench.classifier_of(bench.load_suspect(bench.directory.repaired).module)
         after = _judge(bench, afresh, accept, labels, generators)

@@ -1,0 +1,54 @@
+"""A suspect from its file: rebuilt where that can be, run by the jit from a fresh archive where it cannot."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.victims.export import Form
+from models.rebuilt import RebuiltModule
+from models.suspect import load_suspect
+from tests.toys import ToyNet, save_toy, toy_images
+
+IMAGES = toy_images(2)
+
+
+class WithADefaultTheRebuildLacks(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor, place: torch.device = torch.device("cpu")) -> Tensor:  # noqa: B008 printed so
+        return self.net(images.to(place))
+
+
+def test_what_cannot_be_rebuilt_is_run_by_the_jit_from_a_fresh_archive(tmp_path: Path) -> None:
+    net = ToyNet().eval()
+    suspect = load_suspect(save_toy(tmp_path / "net.pt", WithADefaultTheRebuildLacks(net)))
+    assert isinstance(suspect.module, torch.jit.ScriptModule) and suspect.form == "scripted"
+    assert not any(parameter.requires_grad for parameter in suspect.module.parameters())
+    torch.testing.assert_close(suspect.module(IMAGES), net(IMAGES))
+
+
+@pytest.mark.parametrize("form", ["scripted", "frozen"])
+def test_half_precision_is_scanned_in_single(tmp_path: Path, form: Form) -> None:
+    net = ToyNet().eval().half()
+    suspect = load_suspect(save_toy(tmp_path / "net.pt", net, form))
+    assert isinstance(suspect.module, RebuiltModule)
+    scores = suspect.module(IMAGES)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, net.float()(IMAGES))
+
+
+@pytest.mark.parametrize("form", ["scripted", "traced"])
+def test_a_dropout_that_was_left_in_training_mode_is_switched_off_and_told(tmp_path: Path, form: Form) -> None:
+    net = nn.Sequential(ToyNet(), nn.Dropout(0.5)).train()
+    if form == "scripted":
+        torch.jit.script(net).save(str(tmp_path / "net.pt"))
+    else:
+        torch.jit.trace(net, IMAGES, check_trace=False).save(str(tmp_path / "net.pt"))
+    suspect = load_suspect(tmp_path / "net.pt")
+    assert suspect.was_training
+    torch.testing.assert_close(suspect.module(IMAGES), net.eval()(IMAGES))
+    assert not load_suspect(save_toy(tmp_path / "eval.pt", net.eval())).was_training
