@@ -8,6 +8,7 @@
     functions.py   functions of the archive    -> Python functions, in a namespace of their own
     module.py      classes of the archive      -> classes of modules
     building.py    objects of the archive      -> one RebuiltModule
+    records.py     weights that have changed   -> records, for the archive to be repaired
 
 The result runs at eager speed, takes gradients in its input and in its weights, moves between devices, and can be
 handed to torch.compile. It knows no files: records come from a function that reads them.

@@ -59,9 +59,9 @@ def _rewritten(
     for name, view in views.items():
         if not torch.equal(_bits(view), _bits(wanted[name])):
             raise UnwritableError(
-                f"The tensors {', '.join(f'`{shared}`' for shared in origins)} share numbers of `{storage.record}`, "
-                f"and `{name}` does not hold there what is to be written. Change them on the CPU and in the precision "
-                "they were saved in, where they share their memory, or export the model with separate weights."
+                f"The tensor `{name}` shares numbers of `{storage.record}` with other tensors, or with itself, and "
+                "they disagree. Change them on the CPU and in the precision they were saved in, where they share their "
+                "memory, or export the model with separate weights."
             )
     return memory.numpy().tobytes()
 

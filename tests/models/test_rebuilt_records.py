@@ -163,7 +163,7 @@ def test_tensors_that_no_longer_agree_on_what_they_share_are_refused(changed: st
     module = module_of(record, view(shared, (3,)), view(shared, (3,), offset=1)).double()
     assert written(module, record) == record
     module.get_parameter(changed).add_(10)
-    with pytest.raises(UnwritableError, match=r"`p0`, `p1` share numbers of `data/0`.*Change them on the CPU"):
+    with pytest.raises(UnwritableError, match=r"`p0` shares numbers of `data/0` .*Change them on the CPU"):
         changed_records(module, lambda _: record)
 
 
@@ -174,11 +174,11 @@ def test_an_expanded_tensor_is_written_once() -> None:
     module.p0.data = module.p0 * 5
     assert written(module, record) == numbers(5, 10)
     module.p0.data[2, 1, 3] += 1
-    with pytest.raises(UnwritableError, match="`p0` does not hold there"):
+    with pytest.raises(UnwritableError, match="`p0` shares numbers of `data/0`"):
         changed_records(module, lambda _: record)
 
 
-def test_the_mask_of_a_frozen_layer_and_a_count_are_written_as_they_are() -> None:
+def test_whole_numbers_and_booleans_are_written_as_they_are() -> None:
     record = numbers(3, dtype=torch.int64)
     module = module_of(record, buffer=view(storage(record, "int64"), (), ()))
     module.buffer.add_(2**40)
