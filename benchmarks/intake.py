@@ -1,0 +1,114 @@
+"""What large models cost: `python -m benchmarks.intake gate|resnet18`
+
+gate      seconds and memory of the static gate for an archive of 500 MB (torchvision's vgg11_bn), in a fresh process
+resnet18  seconds of an inversion step on 224-pixel images, memory, and what a scan of ten labels would take
+
+Weights and images are random. `--threads` is the number of threads of torch (default 1).
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torchvision
+
+from app.core.config import PRESETS
+from app.core.findings import InputSpec
+from benchmarks.datasets import REPOSITORY
+from models.classifier import Classifier
+from models.perceptual import PACKAGED, load_perceptual
+from models.suspect import load_suspect
+from worker.detection.inversion import CleanImages, invert_triggers, pretrain_generator
+
+FOLDER = REPOSITORY / "runs" / "intake"
+IMAGES, SIDE, LABELS, STEPS = 64, 224, 10, 6
+GATE = """
+import json, resource, sys, time
+from pathlib import Path
+from app.core.intake.torchscript.gate import understand
+began, cpu = time.perf_counter(), time.process_time()
+understand(Path(sys.argv[1]), 10**10)
+wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+assert "torch" not in sys.modules
+print(json.dumps([wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000]))
+"""
+
+
+def archive(name: str, **options: Any) -> Path:
+    """A scripted net of torchvision, made if it is not there."""
+    path = FOLDER / f"{name}.pt"
+    if not path.exists():
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            torch.jit.script(getattr(torchvision.models, name)(weights=None, **options).eval()).save(str(path))
+    return path
+
+
+def gate(repeats: int = 5) -> dict[str, Any]:
+    path = archive("vgg11_bn")
+    runs = [
+        json.loads(subprocess.check_output([sys.executable, "-c", GATE, path], cwd=REPOSITORY)) for _ in range(repeats)
+    ]
+    wall, cpu, peak = (median(column) for column in zip(*runs, strict=True))
+    size = path.stat().st_size / 1e6
+    return {"archive_mb": round(size), "wall_seconds": wall, "cpu_seconds": cpu, "peak_mb": peak, "runs": runs}
+
+
+def resnet18() -> dict[str, Any]:
+    began = time.perf_counter()
+    suspect = load_suspect(archive("resnet18", num_classes=LABELS))
+    loading = time.perf_counter() - began
+    spec = InputSpec(SIDE, SIDE, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    images = torch.rand(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    perceptual = load_perceptual(PACKAGED)
+    clean = CleanImages.measure(images, torch.arange(IMAGES) % LABELS, perceptual)
+    config = replace(PRESETS["paper"].inversion, steps=STEPS)
+    start = pretrain_generator(clean, perceptual, config, seed=0)
+    ends = [time.perf_counter()]
+    block = range(config.labels_per_block)
+    invert_triggers(
+        Classifier(suspect.module, spec),
+        clean,
+        block,
+        start,
+        perceptual,
+        config,
+        seed=0,
+        on_step=lambda step: ends.append(time.perf_counter()),
+    )
+    step = median(later - earlier for earlier, later in pairwise(ends[1:]))
+    steps = PRESETS["paper"].inversion.steps * LABELS / len(block)
+    return {
+        "load_seconds": loading,
+        "seconds_per_step": step,
+        "labels_per_step": len(block),
+        "images_per_step": len(block) * config.batch_size,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "scan_of_ten_labels_hours": steps * step / 3600,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measure", choices=["gate", "resnet18"])
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    measured = gate() if arguments.measure == "gate" else resnet18()
+    print(json.dumps({"threads": arguments.threads, **measured}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
