@@ -68,6 +68,7 @@ BLOCKED = {
     Reason.INVERSION_DID_NOT_CONVERGE: (preparation(), findings(ONE_LOW, success=0.0)),
     Reason.IMPLAUSIBLE_ACCURACY: (preparation(reasons=(Reason.IMPLAUSIBLE_ACCURACY,)), []),
     Reason.NO_INPUT_GRADIENT: (preparation(reasons=(Reason.NO_INPUT_GRADIENT,)), []),
+    Reason.UNSUPPORTED_OPERATOR: (preparation(reasons=(Reason.UNSUPPORTED_OPERATOR,)), []),
     Reason.NO_LABELS_AND_NO_INPUT_SPEC: (preparation(reasons=(Reason.NO_LABELS_AND_NO_INPUT_SPEC,)), []),
 }
 

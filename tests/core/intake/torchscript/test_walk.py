@@ -23,7 +23,7 @@ from torch import nn
 from app.core.intake.torchscript.rules import GateRefusal
 from app.core.intake.torchscript.walk import Walked, walk
 from tests.core.intake.torchscript.hostile_zips import HOSTILE, zip64
-from tests.core.intake.torchscript.zips import Entry, changed, entry_named, read_entries, write_zip
+from tests.core.intake.torchscript.zips import Entry, changed, entry_named, read_entries, unmangled, write_zip
 from tests.processes import needs_proc
 
 GIGABYTE = 1 << 30
@@ -190,7 +190,7 @@ def test_values_of_64_bits_pass_where_32_bits_refer_to_them(tmp_path: Path, loca
 
 @cache
 def hostile(name: str) -> bytes:
-    return HOSTILE[name][1](read_entries(scripted()))
+    return HOSTILE[name][1](unmangled(read_entries(scripted())))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -5,6 +5,7 @@ number can be overridden by the name it has in `LOCAL`, `CENTRAL`, `END64`, `LOC
 """
 
 import io
+import re
 import struct
 import zipfile
 import zlib
@@ -149,6 +150,11 @@ def read_entries(archive: bytes) -> list[Entry]:
             packed = archive[data_at : data_at + info.compress_size]
             entries.append(Entry(info.filename, opened.read(info), info.compress_type, packed))
     return entries
+
+
+def unmangled(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries without the numbers that torch puts into names of code when a process scripts a class twice."""
+    return [replace(entry, name=re.sub(r"/___torch_mangle_\d+", "", entry.name)) for entry in entries]
 
 
 def changed(entries: Sequence[Entry], name: str, **changes: Any) -> list[Entry]:
