@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from app.core.errors import Problem, Refusal
+from app.core.text import printable
 
 FETCH_AGAIN = "Fetch the file again from where it was published, and compare its checksum."
 EXPORT_AGAIN = "Export the model again with torch.jit.script or torch.jit.trace, see docs/export.md."
+LONGEST_MEMBER = 1_000  # characters of the name of a member
 DO_NOT_LOAD = "Do not load this file with torch.jit.load: loading it would run what was refused here."
 
 
@@ -27,4 +29,5 @@ class GateRefusal(Refusal):
     def __init__(self, rule: Rule, detail: str, member: str | None = None, line: int | None = None) -> None:
         super().__init__(rule.code, detail, rule.advice)
         self.rule = rule
-        self.problem = Problem(rule.code, detail, rule.advice, rule=rule.id, member=member, line=line)
+        shown = None if member is None else printable(member, LONGEST_MEMBER)
+        self.problem = Problem(rule.code, detail, rule.advice, rule=rule.id, member=shown, line=line)

@@ -48,9 +48,9 @@ def _naming(member: str) -> Iterator[None]:
     try:
         yield
     except GateRefusal as refusal:
-        raise refusal.rule.refusal(refusal.problem.detail, printable(member), refusal.problem.line) from None
+        raise refusal.rule.refusal(refusal.problem.detail, member, refusal.problem.line) from None
     except RecursionError:
-        raise LIMIT.refusal("The code is nested too deeply.", printable(member)) from None
+        raise LIMIT.refusal("The code is nested too deeply.", member) from None
 
 
 def _read_member(member: str, text: str) -> Program:

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Sequence
 
-from app.core.intake.torchscript.rules import DO_NOT_LOAD, EXPORT_AGAIN, Rule
+from app.core.intake.torchscript.rules import DO_NOT_LOAD, EXPORT_AGAIN, LONGEST_MEMBER, Rule
 from app.core.intake.torchscript.zip_source import member_refusal
 from app.core.text import printable
 
@@ -20,7 +20,6 @@ DUPLICATE = Rule("zip-duplicate", "malformed_archive", DO_NOT_LOAD)
 UNKNOWN = Rule("zip-unknown-member", "malformed_archive", EXPORT_AGAIN)
 MISSING = Rule("zip-missing-member", "malformed_archive", EXPORT_AGAIN)
 
-_LONGEST_NAME = 1_000
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
 _IDENTIFIER = r"[^\W\d]\w*"
 _CODE = re.compile(rf"code/({_IDENTIFIER}/)*{_IDENTIFIER}\.py(\.debug_pkl)?")
@@ -63,7 +62,7 @@ def is_extra(name: str) -> bool:
 def _refuse_unsafe(name: str) -> None:
     if name.endswith("/"):
         raise member_refusal(FOLDER, name, "is a folder; torch writes files only.")
-    if len(name) > _LONGEST_NAME:
+    if len(name) > LONGEST_MEMBER:
         raise member_refusal(NAME, name, f"has a name of {len(name):,} characters.")
     if _MISLEADING.search(name):
         raise member_refusal(NAME, name, "has a name that leads out of the archive, or means two things.")

@@ -52,5 +52,4 @@ def _cut_short() -> GateRefusal:
 
 def member_refusal(rule: Rule, name: str, what: str) -> GateRefusal:
     """The refusal of one member, of which `what` says what is wrong."""
-    shown = printable(name)
-    return rule.refusal(f"The member `{shown}` {what}", shown)
+    return rule.refusal(f"The member `{printable(name)}` {what}", name)

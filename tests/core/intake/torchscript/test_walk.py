@@ -287,17 +287,11 @@ def test_a_member_larger_than_asked_for_is_refused(tmp_path: Path) -> None:
 # Laws
 
 
-def test_any_changed_byte_of_a_member_is_refused(tmp_path: Path) -> None:
-    begin, _ = directory_of(scripted())
-    for position in range(0, begin, 11):
-        with pytest.raises(GateRefusal):
-            walked(tmp_path / "net.pt", with_a_flipped_bit(position))
-
-
-def test_a_changed_byte_of_the_directory_is_refused_or_changes_nothing_that_is_read(tmp_path: Path) -> None:
-    begin, _ = directory_of(scripted())
+def test_a_changed_byte_is_refused_or_changes_nothing_that_is_read(tmp_path: Path) -> None:
+    """Nothing: the spare bits after a deflated member ends, and fields of the directory that no reader looks at."""
     original = walked(tmp_path / "net.pt", scripted())
-    for position in range(begin, len(scripted()), 3):
+    begin, _ = directory_of(scripted())
+    for position in (*range(0, begin, 11), *range(begin, len(scripted()), 3)):
         with suppress(GateRefusal):
             assert walked(tmp_path / "net.pt", with_a_flipped_bit(position)) == original
 
