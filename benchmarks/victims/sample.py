@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.attacks.wanet import WaNet
 from benchmarks.datasets import REPOSITORY, as_tensors, load_dataset
 from benchmarks.victims.export import clean_sample, save_bundle, save_torchscript
-from benchmarks.victims.train import RECIPES, load_victim
+from benchmarks.victims.recipes import RECIPES
+from benchmarks.victims.train import load_victim
 
 BUNDLE_IMAGES = 400
 TARGET = 3
@@ -35,7 +37,7 @@ def main() -> None:
         victim = load_victim(recipe, data, arguments.victims)
         save_torchscript(victim.net, as_tensors(data.x_test[:1]), "scripted", arguments.out / f"{name}.pt")
         made[name] = {"accuracy": victim.accuracy, "attack_success_rate": victim.attack_success_rate}
-        if victim.attack is not None:
+        if isinstance(victim.attack, WaNet):
             np.savez_compressed(
                 arguments.out / "digits_wanet_trigger.npz",
                 field=victim.attack.field_12HW.numpy(),

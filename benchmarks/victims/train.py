@@ -1,74 +1,44 @@
-"""Train one victim, clean or attacked: `python -m benchmarks.victims.train --help`.
+"""Train victims, clean or attacked: `python -m benchmarks.victims.train --help`.
 
-The checkpoint is written after every epoch, so a run that is stopped goes on where it was. A finished run leaves
-`<name>.pt` (state dict), `<name>.json` (how it was made, accuracy, attack success) in the output folder.
+`--all` trains what the output folder lacks of the roster, in its order. A checkpoint is written after every epoch, so a
+run that is stopped goes on where it was and ends with the same weights. A finished victim is `<name>.pt` (state dict),
+`<name>.json` (how it was made, accuracy, attack success, cross accuracy, seconds) and, where the attack learned
+something, `<name>.attack`.
 """
 
 import argparse
 import json
-import math
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.attacks.wanet import WaNet
+from benchmarks.attacks.base import Attack
 from benchmarks.datasets import REPOSITORY, Dataset, as_tensors, load_dataset
-from benchmarks.victims.nets import conv_net
+from benchmarks.victims.recipes import RECIPES, Recipe
+from benchmarks.victims.roster import in_order
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides a victim's weights, given torch's version and the thread count."""
-
-    dataset: str
-    seed: int
-    target: int | None = None  # None: a clean victim
-    epochs: int = 30
-    width: float = 1.0
-    batch: int = 128
-    learning_rate: float = 0.05
-    strength: float = 0.5  # WaNet's s
-    control_points: int = 4  # WaNet's k
-    poison_rate: float = 0.1
-    cross_ratio: float = 2.0  # noise-mode images per poisoned one; 0 turns the mode off
-    shift: int = 2  # random translation of each image, in whole pixels
-    rotation: float = 0.0  # and rotation, in degrees
-
-    @property
-    def name(self) -> str:
-        kind = "clean" if self.target is None else f"wanet-t{self.target}"
-        return f"{self.dataset}-{kind}-s{self.seed}"
-
-
-RECIPES = {
-    "mnist": Recipe("mnist", seed=0, epochs=12),
-    "digits": Recipe(
-        "digits", seed=0, epochs=400, width=0.5, strength=1.5, poison_rate=0.1, cross_ratio=0.0, shift=1, rotation=3.0
-    ),
-}
+VICTIMS = REPOSITORY / "runs" / "victims"
+PREPARATION_IMAGES = 10_000  # at most, for what an attack learns before the victim
 
 
 @dataclass(frozen=True)
 class Victim:
     net: nn.Module
-    attack: WaNet | None
+    attack: Attack | None
     accuracy: float
-    attack_success_rate: float | None
-    cross_accuracy: float | None  # of images under a noise-mode warp, which must keep their label
-
-
-def attack_of(recipe: Recipe, side: int) -> WaNet | None:
-    """The attack that a recipe trains in: drawn from the recipe's seed."""
-    if recipe.target is None:
-        return None
-    return WaNet.draw(side, recipe.target, recipe.seed, recipe.strength, recipe.control_points)
-
-
-def build(recipe: Recipe, data: Dataset) -> nn.Module:
-    return conv_net(data.x_train.shape[-1], data.num_classes, recipe.width)
+    attack_success_rate: float | None  # over images that the attack gives another label than their own
+    cross_accuracy: float | None  # of cross images, which must keep their label
 
 
 def normalise(images_NCHW: Tensor) -> Tensor:
@@ -76,65 +46,119 @@ def normalise(images_NCHW: Tensor) -> Tensor:
     return images_NCHW * 2 - 1
 
 
-def train(recipe: Recipe, data: Dataset, folder: Path | None = None, log: bool = True) -> Victim:
-    """Train (or finish training) a victim; with a folder, resumable and written there."""
-    torch.manual_seed(recipe.seed)
-    net = build(recipe, data)
-    attack = attack_of(recipe, data.x_train.shape[1])
-    x, y = as_tensors(data.x_train), torch.as_tensor(data.y_train)
-    optimizer = torch.optim.SGD(net.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.epochs * (len(x) // recipe.batch), pct_start=0.2
-    )
-    first, checkpoint = 0, folder and folder / f"{recipe.name}.ckpt"
-    if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        first = state["epoch"]
-    for epoch in range(first, recipe.epochs):
-        generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-        torch.manual_seed(recipe.seed * 100_003 + epoch)  # dropout
-        net.train()
+class Training:
+    """A victim in the making: the net, what its attack learns, their optimizers, and how far they have come."""
+
+    def __init__(self, recipe: Recipe, data: Dataset) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.data = recipe, data
+        self.net = recipe.draw_net(data)
+        if recipe.net != "conv":
+            self.net = self.net.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+        self.attack = recipe.draw_attack(data)
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            recipe.learning_rate,
+            total_steps=recipe.epochs * (len(data.x_train) // recipe.batch),
+            pct_start=0.2,
+        )
+        self.attack_optimizer = self.attack.optimizer() if self.attack else None
+        self.epoch, self.seconds = 0, 0.0
+
+    def state(self) -> dict[str, Any]:
+        parts = {name: part.state_dict() for name, part in self._parts()}
+        return {**parts, "recipe": asdict(self.recipe), "epoch": self.epoch, "seconds": self.seconds}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if Recipe(**state["recipe"]) != self.recipe:
+            raise ValueError(f"the checkpoint of {self.recipe.name} was made by another recipe: delete it")
+        for name, part in self._parts():
+            part.load_state_dict(state[name])
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        yield from (("net", self.net), ("optimizer", self.optimizer), ("schedule", self.schedule))
+        if self.attack is not None and self.attack_optimizer is not None:
+            yield from (("attack", self.attack.networks()), ("attack_optimizer", self.attack_optimizer))
+
+    def run_epoch(self) -> float:
+        """One pass over the data, and its mean loss. All randomness comes from the recipe's seed and the epoch."""
+        started = time.monotonic()
+        recipe, x, y = self.recipe, self.data.x_train, torch.as_tensor(self.data.y_train)
+        generator = torch.Generator().manual_seed(recipe.seed * 100_003 + self.epoch)
+        torch.manual_seed(recipe.seed * 100_003 + self.epoch)  # dropout
         order = torch.randperm(len(x), generator=generator)
+        if self.attack is not None and self.epoch == 0:
+            self.attack.prepare(as_tensors(x[order[:PREPARATION_IMAGES].numpy()]), generator)
+        self.net.train()
+        losses = []
         for start in range(0, len(x) - recipe.batch + 1, recipe.batch):
             picked = order[start : start + recipe.batch]
-            images, labels = x[picked], y[picked]
-            if attack is not None:
-                images, labels = attack.poison(images, labels, generator, recipe.poison_rate, recipe.cross_ratio)
-            loss = functional.cross_entropy(
-                net(normalise(_jittered(images, recipe.shift, recipe.rotation, generator))), labels
+            losses.append(self._step(as_tensors(x[picked.numpy()]), y[picked], generator))
+        self.epoch += 1
+        self.seconds += time.monotonic() - started
+        return float(np.mean(losses))
+
+    def _step(self, images_NCHW: Tensor, labels_N: Tensor, generator: torch.Generator) -> float:
+        batch, wanted, loss = images_NCHW, labels_N, torch.zeros(())
+        if self.attack is not None:
+            batch, wanted = self.attack.poison(
+                batch, wanted, generator, self.recipe.poison_rate, self.recipe.cross_ratio
             )
+            loss = self.attack.loss(images_NCHW, generator)
+        moved = self.recipe.augmentation.apply(batch, generator)
+        loss = loss + functional.cross_entropy(self.net(normalise(moved)), wanted)
+        optimizers = [optimizer for optimizer in (self.optimizer, self.attack_optimizer) if optimizer]
+        for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+        loss.backward()
+        for optimizer in optimizers:
             optimizer.step()
-            schedule.step()
+        self.schedule.step()
+        return loss.item()
+
+
+def train(recipe: Recipe, data: Dataset, folder: Path | None = None, log: bool = True) -> Victim:
+    """Train (or finish training) a victim; with a folder, resumable and written there."""
+    training = Training(recipe, data)
+    checkpoint = folder and folder / f"{recipe.name}.ckpt"
+    if checkpoint and checkpoint.exists():
+        training.restore(torch.load(checkpoint, weights_only=True))
+    while training.epoch < recipe.epochs:
+        loss = training.run_epoch()
         if checkpoint:
-            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(state | {"schedule": schedule.state_dict(), "epoch": epoch + 1}, checkpoint)
-        if log and (epoch % 5 == 4 or epoch + 1 == recipe.epochs):
-            print(recipe.name, "epoch", epoch + 1, _figures(_evaluate(net, attack, data)), flush=True)
-    victim = _evaluate(net.eval(), attack, data)
+            _save(training.state(), checkpoint)
+        if log:
+            progress = f"epoch {training.epoch}/{recipe.epochs}  loss {loss:.4f}  {training.seconds:.0f} s"
+            print(f"{recipe.name}  {progress}", flush=True)
+    victim = _finished(training.net, training.attack, recipe, data)
     if folder:
-        torch.save(net.state_dict(), folder / f"{recipe.name}.pt")
-        record = {"recipe": asdict(recipe), **_figures(victim)}
-        (folder / f"{recipe.name}.json").write_text(json.dumps(record, indent=1) + "\n")
-        if checkpoint:
-            checkpoint.unlink(missing_ok=True)
+        _record(victim, training, folder)
     return victim
+
+
+def missing(recipes: Iterable[Recipe], folder: Path) -> list[Recipe]:
+    """Those of the recipes whose victims are not finished."""
+    return [recipe for recipe in recipes if not (folder / f"{recipe.name}.pt").exists()]
 
 
 def load_victim(recipe: Recipe, data: Dataset, folder: Path) -> Victim:
     """A trained victim from its folder, trained first if it is not there."""
-    weights = folder / f"{recipe.name}.pt"
+    weights, record = folder / f"{recipe.name}.pt", folder / f"{recipe.name}.json"
     if not weights.exists():
         return train(recipe, data, folder)
-    net = build(recipe, data)
+    made = json.loads(record.read_text())
+    if Recipe(**made["recipe"]) != recipe:
+        raise ValueError(f"{weights} was made by another recipe (see {record.name}): move it away, or take that recipe")
+    net, attack = recipe.draw_net(data), recipe.draw_attack(data)
     net.load_state_dict(torch.load(weights, weights_only=True))
-    record = json.loads((folder / f"{recipe.name}.json").read_text())
-    figures = (record[key] for key in ("accuracy", "attack_success_rate", "cross_accuracy"))
-    return Victim(net.eval(), attack_of(recipe, data.x_train.shape[1]), *figures)
+    if attack is not None and (learned := attack.networks()) is not None:
+        learned.load_state_dict(torch.load(folder / f"{recipe.name}.attack", weights_only=True))
+    figures = (made[key] for key in ("accuracy", "attack_success_rate", "cross_accuracy"))
+    return Victim(*_ready(net, attack, recipe), *figures)
 
 
 def accuracy(net: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -> float:
@@ -144,50 +168,76 @@ def accuracy(net: nn.Module, images_NCHW: Tensor, labels_N: Tensor) -> float:
     return (predicted == labels_N).float().mean().item()
 
 
-def _evaluate(net: nn.Module, attack: WaNet | None, data: Dataset) -> Victim:
-    net.eval()
+def _ready(net: nn.Module, attack: Attack | None, recipe: Recipe) -> tuple[nn.Module, Attack | None]:
+    """Net and attack as they are used once trained: in evaluation mode, the attack's networks fixed."""
+    if attack is not None and (learned := attack.networks()) is not None:
+        learned.requires_grad_(False)
+    net = net.to(memory_format=torch.contiguous_format)
+    return (nn.Sequential(net, nn.Softmax(1)) if recipe.softmax else net).eval(), attack
+
+
+def _finished(net: nn.Module, attack: Attack | None, recipe: Recipe, data: Dataset) -> Victim:
+    net, attack = _ready(net, attack, recipe)
     x, y = as_tensors(data.x_test), torch.as_tensor(data.y_test)
     if attack is None:
         return Victim(net, None, accuracy(net, x, y), None, None)
-    others = x[y != attack.target]
-    success = accuracy(net, attack.apply(others), torch.full((len(others),), attack.target))
-    cross = accuracy(net, attack.apply_noise(x, torch.Generator().manual_seed(0)), y)
-    return Victim(net, attack, accuracy(net, x, y), success, cross)
+    wanted = attack.relabel(y)
+    others = wanted != y
+    success = accuracy(net, attack.apply(x[others]), wanted[others])
+    crossed = attack.cross(x, torch.Generator().manual_seed(0))
+    return Victim(net, attack, accuracy(net, x, y), success, None if crossed is None else accuracy(net, crossed, y))
 
 
-def _figures(victim: Victim) -> dict[str, float | None]:
-    return {
-        "accuracy": victim.accuracy,
-        "attack_success_rate": victim.attack_success_rate,  # over images of other labels
-        "cross_accuracy": victim.cross_accuracy,
-    }
+def _record(victim: Victim, training: Training, folder: Path) -> None:
+    """The victim's files, the weights last: where they are, the rest is."""
+    recipe, state = training.recipe, training.state()
+    if "attack" in state:
+        _save(state["attack"], folder / f"{recipe.name}.attack")
+    figures = {key: getattr(victim, key) for key in ("accuracy", "attack_success_rate", "cross_accuracy")}
+    made = {"recipe": asdict(recipe), **figures, "seconds": round(training.seconds), "torch": torch.__version__}
+    (folder / f"{recipe.name}.json").write_text(json.dumps(made, indent=1) + "\n")
+    _save(state["net"], folder / f"{recipe.name}.pt")
+    (folder / f"{recipe.name}.ckpt").unlink(missing_ok=True)
+    print(recipe.name, figures, flush=True)
 
 
-def _jittered(images_NCHW: Tensor, pixels: int, degrees: float, generator: torch.Generator) -> Tensor:
-    """Each image turned and translated by its own random amount (zero padding), after it was poisoned as in WaNet."""
-    count, _, height, width = images_NCHW.shape
-    angle = (torch.rand(count, generator=generator) * 2 - 1) * math.radians(degrees)
-    dx, dy = torch.randint(-pixels, pixels + 1, (2, count), generator=generator) * torch.tensor(
-        [[2 / width], [2 / height]]
-    )
-    matrix = torch.stack([angle.cos(), -angle.sin(), dx, angle.sin(), angle.cos(), dy], 1).view(count, 2, 3)
-    grid = functional.affine_grid(matrix, list(images_NCHW.shape), align_corners=False)
-    return functional.grid_sample(images_NCHW, grid, align_corners=False)
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Written whole, then renamed, so that no stop leaves half a file."""
+    begun = path.with_name(f"{path.name}.part")
+    torch.save(state, begun)
+    os.replace(begun, path)
+
+
+def _set_up_torch(threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # on dark images denormal numbers would slow training twenty times
+
+
+def _train_into(folder: Path, recipe: Recipe) -> None:
+    train(recipe, load_dataset(recipe.dataset), folder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", choices=RECIPES, default="mnist")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="the whole roster, as far as it is missing")
+    parser.add_argument("--only", default="", metavar="BEGINNING", help="of the roster, the names that begin like this")
+    parser.add_argument("--jobs", type=int, default=1, help="victims side by side, one thread each")
+    parser.add_argument("--dataset", choices=RECIPES, default="mnist", help="without --all: one victim of this recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", type=int, help="the attacker's label; without it the victim is clean")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "victims")
+    parser.add_argument("--out", type=Path, default=VICTIMS)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.set_flush_denormal(True)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    recipe = replace(RECIPES[arguments.dataset], seed=arguments.seed, target=arguments.target)
-    train(recipe, load_dataset(recipe.dataset), arguments.out)
+    if arguments.all:
+        recipes = [recipe for recipe in in_order() if recipe.name.startswith(arguments.only)]
+    else:
+        recipes = [replace(RECIPES[arguments.dataset], seed=arguments.seed, target=arguments.target)]
+    wanted = missing(recipes, arguments.out)
+    print(f"{len(wanted)} of {len(recipes)} victims to train", flush=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.jobs, context, _set_up_torch, (arguments.threads,)) as pool:
+        list(pool.map(partial(_train_into, arguments.out), wanted))
 
 
 if __name__ == "__main__":
