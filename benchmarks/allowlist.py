@@ -13,8 +13,8 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from app.core.intake.torchscript import operators
-from app.core.intake.torchscript.syntax import read_program
+from app.core.intake.torchscript.code import operators
+from app.core.intake.torchscript.code.syntax import read_program
 
 ALLOWLIST = Path(operators.__file__).with_name("allowlist.txt")
 HEADER = """\

@@ -139,8 +139,8 @@ def serve(role: str, questions: IO[str], answers: IO[str]) -> None:
 
 def _look(path: Path) -> dict[str, Any]:
     from app.core.errors import Refusal
+    from app.core.intake.torchscript.archive.walk import walk
     from app.core.intake.torchscript.gate import understand
-    from app.core.intake.torchscript.walk import walk
     from models.rebuilt import rebuild
 
     began = time.process_time()

@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.gate import Understood, understand
 from app.core.intake.torchscript.repack import repack
 from app.core.intake.torchscript.rules import GateRefusal
-from app.core.intake.torchscript.walk import walk
 from models.rebuilt import RebuiltModule, rebuild
 
 Form = Literal["scripted", "traced", "frozen"]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.core.errors import Refusal
-from app.core.intake.torchscript import program as ir
-from app.core.intake.torchscript.operators import nodes_of
+from app.core.intake.torchscript.code import program as ir
+from app.core.intake.torchscript.code.operators import nodes_of
 from app.core.intake.torchscript.values import ObjectValue, TensorValue, Value
 from models.rebuilt.constants import read_constants
 from models.rebuilt.errors import INCONSISTENT

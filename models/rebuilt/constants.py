@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from app.core.intake.torchscript import program as ir
-from app.core.intake.torchscript.operators import nodes_of
+from app.core.intake.torchscript.code import program as ir
+from app.core.intake.torchscript.code.operators import nodes_of
 from app.core.intake.torchscript.values import TensorValue, Value
 from models.rebuilt.errors import INCONSISTENT
 from models.rebuilt.tensors import Tensors

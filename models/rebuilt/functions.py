@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from app.core.errors import Refusal
-from app.core.intake.torchscript import program as ir
+from app.core.intake.torchscript.code import program as ir
 from models.rebuilt.errors import INCONSISTENT, UNKNOWN_OPERATOR
 from models.rebuilt.operators import implementation_of, number, trips
 from models.rebuilt.writing import ATTRIBUTE, METHOD, NUMBER, TRIPS, Writer

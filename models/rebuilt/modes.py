@@ -6,7 +6,7 @@ it makes its tensors on the device it was traced on. Operators go in and come ou
 
 from dataclasses import replace
 
-from app.core.intake.torchscript import program as ir
+from app.core.intake.torchscript.code import program as ir
 
 # The position of the argument that says "training", and its value in evaluation mode.
 TRAINING_ARGUMENT: dict[str, tuple[int, bool | float]] = {

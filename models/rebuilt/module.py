@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from app.core.intake.torchscript import program as ir
+from app.core.intake.torchscript.code import program as ir
 from app.core.intake.torchscript.values import DeviceValue, TensorValue
 from models.rebuilt.constants import Constants
 from models.rebuilt.errors import RebuiltError

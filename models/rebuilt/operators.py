@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from app.core.intake.torchscript.operators import allowlist
+from app.core.intake.torchscript.code.operators import allowlist
 from models.rebuilt.errors import RebuiltError
 
 Implementation = Callable[..., Any]

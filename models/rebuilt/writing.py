@@ -9,7 +9,7 @@ import ast
 from collections.abc import Sequence
 from typing import Protocol
 
-from app.core.intake.torchscript import program as ir
+from app.core.intake.torchscript.code import program as ir
 from models.rebuilt.errors import INCONSISTENT, UNKNOWN_OPERATOR
 from models.rebuilt.modes import in_evaluation_mode, on_current_device
 

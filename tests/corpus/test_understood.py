@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.gate import Understood, understand
-from app.core.intake.torchscript.walk import walk
 from models.rebuilt import RebuiltModule, rebuild
 from tests.corpus.benign import BenignCase, benign_archives, small
 from tests.corpus.committed import OlderArchive, older_archives

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.gate import understand
-from app.core.intake.torchscript.walk import walk
 from models.rebuilt import RebuiltModule, rebuild
 
 Form = Literal["scripted", "traced", "frozen"]

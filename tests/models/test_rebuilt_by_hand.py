@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 import torch
 
-from app.core.intake.torchscript import program as ir
+from app.core.intake.torchscript.code import program as ir
 from app.core.intake.torchscript.rules import GateRefusal
 from app.core.intake.torchscript.values import DeviceValue, ObjectValue, Storage, TensorValue, Value
 from models.rebuilt import RebuiltError, RebuiltModule, rebuild

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.core.intake.torchscript.operators import allowlist
+from app.core.intake.torchscript.code.operators import allowlist
 from models.rebuilt.operators import PYTHON, implementation_of
 from tests.models.rebuilt_nets import rebuilt
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from app.core.intake.torchscript.archive.walk import walk
+from app.core.intake.torchscript.code.program import Class, Function, Name, Parameter, Program, Return, Type
 from app.core.intake.torchscript.gate import understand
-from app.core.intake.torchscript.program import Class, Function, Name, Parameter, Program, Return, Type
 from app.core.intake.torchscript.surgery import replace_records
 from app.core.intake.torchscript.values import ITEM_BYTES, ObjectValue, Storage, TensorValue
-from app.core.intake.torchscript.walk import walk
 from models.rebuilt import RebuiltModule, rebuild
 from models.rebuilt.records import UnwritableError, changed_records
 from tests.core.intake.torchscript.differences import differs_elsewhere

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from app.core.findings import RepairReport, RepairStatus
+from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
-from app.core.intake.torchscript.walk import walk
 from app.core.jobs import write_whole
 from models.classifier import Classifier
 from models.generator import TriggerGenerator

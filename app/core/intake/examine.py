@@ -8,10 +8,10 @@ from pathlib import Path
 
 from app.core.errors import Refusal
 from app.core.intake.archive import MODEL_BYTES, check_torchscript_archive
+from app.core.intake.torchscript.archive.end import END
+from app.core.intake.torchscript.archive.layout import PREFIX
 from app.core.intake.torchscript.gate import Understood, understand
 from app.core.intake.torchscript.rules import GateRefusal
-from app.core.intake.torchscript.zip_end import END
-from app.core.intake.torchscript.zip_layout import PREFIX
 
 _NO_ARCHIVE = (
     "model_not_found",

@@ -7,22 +7,11 @@ known here, and neither is how bad it is to break it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.core.intake.torchscript import (
-    agreement,
-    code_rules,
-    gate,
-    nesting,
-    opcodes,
-    pickles,
-    storages,
-    walk,
-    zip_directory,
-    zip_end,
-    zip_layout,
-    zip_names,
-    zip_source,
-)
-from app.core.intake.torchscript import globals as pickle_globals
+from app.core.intake.torchscript import agreement, gate
+from app.core.intake.torchscript.archive import directory, end, layout, names, source, walk
+from app.core.intake.torchscript.code import rules
+from app.core.intake.torchscript.pickles import globals as pickle_globals
+from app.core.intake.torchscript.pickles import machine, nesting, opcodes, storages
 from app.core.intake.torchscript.rules import EXPORT_AGAIN, Rule
 
 
@@ -35,91 +24,91 @@ class Words:
 
 
 ZIP = {
-    zip_source.TRUNCATED: Words(
+    source.TRUNCATED: Words(
         "The file ends before what it announces, or has no end record.",
         "Most often a download or an upload stopped early. Nothing that is left of it can be relied on.",
     ),
-    zip_end.END: Words(
+    end.END: Words(
         "The end records do not lie where they say.",
         "Another archive was put before this one or after it, and each program chooses its own.",
     ),
-    zip_end.TRAILING: Words("Bytes follow the end of the archive.", "Another file can be hidden there."),
-    zip_end.COMMENT: Words(
+    end.TRAILING: Words("Bytes follow the end of the archive.", "Another file can be hidden there."),
+    end.COMMENT: Words(
         "The archive or a member has a comment.", "torch writes none; one can hide a second end record."
     ),
-    zip_end.MULTI_DISK: Words(
+    end.MULTI_DISK: Words(
         "The archive says that it is spread over several disks.", "torch writes one file, and no part may be missing."
     ),
-    zip_end.ZIP64: Words(
+    end.ZIP64: Words(
         "The 64-bit records are missing, damaged, not needed, or disagree with the plain ones.",
         "A program that reads the ones sees another archive than a program that reads the others.",
     ),
-    zip_end.TOO_MANY: Words(
+    end.TOO_MANY: Words(
         "The archive has more members than the largest networks need.",
         "They keep a reader busy, which is all they are for.",
     ),
-    zip_directory.DIRECTORY: Words(
+    directory.DIRECTORY: Words(
         "An entry of the directory is damaged, or their number is not the stated one.",
         "What some programs find in such a directory, others do not.",
     ),
-    zip_directory.EXTRA: Words(
+    directory.EXTRA: Words(
         "A member has extra fields other than torch's padding and 64-bit sizes, or damaged ones.",
         "Such a field can give a member another name or another size, which only some programs see.",
     ),
-    zip_directory.ENCODING: Words(
+    directory.ENCODING: Words(
         "The name of a member is not ASCII, or UTF-8 that is marked as such.",
         "Programs would read different names from it.",
     ),
-    zip_directory.ENCRYPTED: Words("A member is encrypted.", "What cannot be read cannot be understood."),
-    zip_directory.FLAGS: Words(
+    directory.ENCRYPTED: Words("A member is encrypted.", "What cannot be read cannot be understood."),
+    directory.FLAGS: Words(
         "A member has a flag that torch does not set.", "It may ask for a way of reading that is not followed here."
     ),
-    zip_directory.METHOD: Words(
+    directory.METHOD: Words(
         "A member is packed by another method than deflate.", "torch knows no other; some of them need much memory."
     ),
-    zip_directory.FILE_MODE: Words(
+    directory.FILE_MODE: Words(
         "A member is a link, a folder or a device, or has special rights.",
         "Unpacked, it could reach files outside the archive.",
     ),
-    zip_names.NAME: Words(
+    names.NAME: Words(
         "The name of a member leads out of the archive, or can be understood in two ways.",
         "Unpacked, it could overwrite a file anywhere (`..`, `/`, `C:`), or pass for another member.",
     ),
-    zip_names.FOLDER: Words("The archive has an entry for a folder.", "torch writes files only."),
-    zip_names.ROOT: Words(
+    names.FOLDER: Words("The archive has an entry for a folder.", "torch writes files only."),
+    names.ROOT: Words(
         "The members do not lie in one common folder.", "torch takes the folder of the first member for that of all."
     ),
-    zip_names.DUPLICATE: Words(
+    names.DUPLICATE: Words(
         "Two members have the same name, perhaps but for case.", "Which of the two is read depends on the program."
     ),
-    zip_names.UNKNOWN: Words(
+    names.UNKNOWN: Words(
         "The archive has a member that torch does not write for TorchScript.",
         "Libraries, bytecode and second models ride along in this way. Files that people add with `_extra_files` are "
         "known, and nobody reads them.",
     ),
-    zip_names.MISSING: Words(
+    names.MISSING: Words(
         "A member that every TorchScript archive has is missing.",
         "Without it this is something else, or a part of something.",
     ),
-    zip_layout.PREFIX: Words(
+    layout.PREFIX: Words(
         "Something stands before the first member.", "The file is a zip to one program and something else to another."
     ),
-    zip_layout.OVERLAP: Words(
+    layout.OVERLAP: Words(
         "The bytes of a member reach into another member, or into the directory.",
         "Two programs can find different contents in the same bytes, and few bytes can pass for thousands of members.",
     ),
-    zip_layout.GAP: Words(
+    layout.GAP: Words(
         "Bytes lie between members and belong to none.",
         "A program that reads the file from its beginning finds what is hidden there.",
     ),
-    zip_layout.HEADER: Words(
+    layout.HEADER: Words(
         "A member's own header differs from its entry in the directory.",
         "Some programs believe the one, some the other.",
     ),
-    zip_layout.PADDING: Words(
+    layout.PADDING: Words(
         "The padding in a member's header is not what torch fills it with.", "Bytes can be hidden in it."
     ),
-    zip_layout.DESCRIPTOR: Words(
+    layout.DESCRIPTOR: Words(
         "What is said after a member of its size and checksum differs from the directory.",
         "Programs that read from the beginning believe the former.",
     ),
@@ -159,16 +148,16 @@ PICKLES = {
         "The pickle has too many instructions or values, or is nested too deeply.",
         "A few bytes can stand for more values than there is memory.",
     ),
-    pickles.STACK: Words("The instructions of the pickle do not fit together.", "It is damaged, or made by hand."),
-    pickles.CONTAINER: Words(
+    machine.STACK: Words("The instructions of the pickle do not fit together.", "It is damaged, or made by hand."),
+    machine.CONTAINER: Words(
         "The pickle puts items where they cannot go.",
         "Items set in what is no dict have corrupted the memory of torch's own reader.",
     ),
-    pickles.BUILD: Words(
+    machine.BUILD: Words(
         "The pickle gives attributes to something else than a fresh object of the archive.",
         "It could change an object that was understood before, or run code that takes the attributes.",
     ),
-    pickles.ENUM: Words("The pickle holds an enum.", "Enumerations are not followed here."),
+    machine.ENUM: Words("The pickle holds an enum.", "Enumerations are not followed here."),
     pickle_globals.GLOBAL: Words(
         "The pickle names a function or a class of Python that no archive needs.",
         "Loading it with `pickle` would import and run that, `os.system` for example.",
@@ -210,35 +199,35 @@ PICKLES = {
 }
 
 CODE = {
-    code_rules.LIMIT: Words(
+    rules.LIMIT: Words(
         "The code is too long, too deep, or calls itself too often.",
         "A short text can stand for more calls than a machine will ever finish.",
     ),
-    code_rules.SYNTAX: Words(
+    rules.SYNTAX: Words(
         "The code has a form that torch does not print.",
         "Only what torch prints is understood; the rest of Python could be anything.",
     ),
-    code_rules.RESERVED_NAME: Words(
+    rules.RESERVED_NAME: Words(
         "The code uses a name such as `__class__`, which has a meaning to Python.",
         "Such names lead out of the network into the interpreter.",
     ),
-    code_rules.LOAD_TIME: Words(
+    rules.LOAD_TIME: Words(
         "A class has `__setstate__` or `__getstate__`.",
         "`__setstate__` runs while the file is loaded, before anybody could look at it.",
     ),
-    code_rules.HOOK: Words(
+    rules.HOOK: Words(
         "A module has forward hooks.",
         "They run when the module is called and are left out when its `forward` is: two behaviours in one file.",
     ),
-    code_rules.CUSTOM_CLASS: Words(
+    rules.CUSTOM_CLASS: Words(
         "The code uses a class of a C++ library.", "What it does is not in this file, and can be anything."
     ),
-    code_rules.REFERENCE: Words(
+    rules.REFERENCE: Words(
         "The code uses a name that means nothing here, or a call that does not fit.",
         "Every name has to be a variable, a part of the module, or one of the archive's own functions.",
     ),
-    code_rules.RECURSION: Words("A function calls itself, perhaps through others.", "TorchScript knows no recursion."),
-    code_rules.UNSUPPORTED: Words(
+    rules.RECURSION: Words("A function calls itself, perhaps through others.", "TorchScript knows no recursion."),
+    rules.UNSUPPORTED: Words(
         "The code uses something of TorchScript that is not followed here.",
         "It may be harmless (`with`, enumerations, interfaces, complex numbers), but it would be left unexamined.",
     ),
@@ -246,13 +235,13 @@ CODE = {
 }
 
 OPERATORS = {
-    code_rules.FORBIDDEN_OPERATOR: Words(
+    rules.FORBIDDEN_OPERATOR: Words(
         "The code uses an operator that reaches beyond the network's numbers.",
         "It can reach files (`aten::save`, `aten::from_file`, `image::write_file`), other threads and machines "
         "(`fork`, `rpc`), or state that others share (`aten::manual_seed`, `aten::set_grad_enabled`). Every operator "
         "that is not torch's own might.",
     ),
-    code_rules.UNKNOWN_OPERATOR: Words(
+    rules.UNKNOWN_OPERATOR: Words(
         "The code uses an operator of torch that is not on the allowlist.",
         "It may be harmless; what nobody has looked at does not pass.",
     ),

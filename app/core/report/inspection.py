@@ -6,8 +6,8 @@ judged here.
 
 from typing import Any
 
+from app.core.intake.torchscript.code.program import Function, Program, Type
 from app.core.intake.torchscript.gate import Understood
-from app.core.intake.torchscript.program import Function, Program, Type
 from app.core.intake.torchscript.values import ObjectValue, TensorValue
 from app.core.text import printable
 

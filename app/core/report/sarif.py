@@ -11,7 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from app.core.errors import Problem
-from app.core.intake.torchscript import code_rules, opcodes, storages, walk, zip_names
+from app.core.intake.torchscript.archive import names, walk
+from app.core.intake.torchscript.code import rules
+from app.core.intake.torchscript.pickles import opcodes, storages
 from app.core.intake.torchscript.rules import Rule
 from app.core.report.gate_rules import RULES, Words
 
@@ -20,12 +22,12 @@ TRAVERSAL, BOMB, PICKLE, CODE = "CWE-22", "CWE-409", "CWE-502", "CWE-506"
 EMBED_MALWARE = "AML.T0018.002"
 
 _WEAKNESSES = {  # of rules that have another than their problem
-    zip_names.NAME: TRAVERSAL,
+    names.NAME: TRAVERSAL,
     walk.CODE_SIZE: BOMB,
     walk.INFLATE: BOMB,
     opcodes.BOMB: BOMB,
     storages.TENSOR: BOMB,
-    code_rules.LIMIT: BOMB,
+    rules.LIMIT: BOMB,
 }
 _WEAKNESSES_OF_PROBLEMS = {"model_is_pickle": PICKLE, "unsafe_pickle": PICKLE, "unsafe_code": CODE}
 _TECHNIQUES = {"unsafe_pickle": EMBED_MALWARE, "unsafe_code": EMBED_MALWARE}

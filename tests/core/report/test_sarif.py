@@ -8,8 +8,9 @@ import pytest
 from sarif_kit.validate import validation_errors
 
 from app.core.errors import Problem, Refusal
-from app.core.intake.torchscript import opcodes, pickles, walk, zip_names
-from app.core.intake.torchscript.code_rules import FORBIDDEN_OPERATOR, UNKNOWN_OPERATOR
+from app.core.intake.torchscript.archive import names, walk
+from app.core.intake.torchscript.code.rules import FORBIDDEN_OPERATOR, UNKNOWN_OPERATOR
+from app.core.intake.torchscript.pickles import machine, opcodes
 from app.core.report.gate_rules import RULES
 from app.core.report.sarif import sarif_log
 
@@ -17,7 +18,7 @@ SHA256 = "3f" * 32
 SAVES = FORBIDDEN_OPERATOR.refusal("The operator `aten::save` reaches out.", "code/__torch__.py", 8).problem
 PROBLEMS: dict[str, Problem] = {
     "a line of a member": SAVES,
-    "a member": zip_names.NAME.refusal("It leads out.", "../evil").problem,
+    "a member": names.NAME.refusal("It leads out.", "../evil").problem,
     "the whole archive": walk.BYTE_ORDER.refusal("Big-endian.").problem,
     "an unknown operator": UNKNOWN_OPERATOR.refusal("`aten::bincount`.", "code/__torch__.py", 3).problem,
     "no archive at all": Refusal("model_is_pickle", "It is a pickle.", "Export it.").problem,
@@ -77,10 +78,10 @@ def test_what_may_be_harmless_is_a_warning() -> None:
 @pytest.mark.parametrize(
     ("rule", "weakness", "technique"),
     [
-        (zip_names.NAME, "CWE-22", None),
+        (names.NAME, "CWE-22", None),
         (walk.INFLATE, "CWE-409", None),
         (opcodes.BOMB, "CWE-409", "AML.T0018.002"),
-        (pickles.BUILD, "CWE-502", "AML.T0018.002"),
+        (machine.BUILD, "CWE-502", "AML.T0018.002"),
         (FORBIDDEN_OPERATOR, "CWE-506", "AML.T0018.002"),
         (UNKNOWN_OPERATOR, None, None),
     ],

@@ -7,7 +7,7 @@ methods do with them is not known.
 
 from collections.abc import Iterator
 
-from app.core.intake.torchscript.program import Class, Program, Type
+from app.core.intake.torchscript.code.program import Class, Program, Type
 from app.core.intake.torchscript.rules import DO_NOT_LOAD, Rule
 from app.core.intake.torchscript.values import DeviceValue, ObjectValue, TensorValue, Value
 from app.core.text import printable

@@ -12,6 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.intake.torchscript.agreement import check_agreement
+from app.core.intake.torchscript.archive.layout import Member
+from app.core.intake.torchscript.archive.source import Source
+from app.core.intake.torchscript.archive.walk import Walked, walk
+from app.core.intake.torchscript.code.operators import check_operators
+from app.core.intake.torchscript.code.program import ConstantTensor, Program
+from app.core.intake.torchscript.code.syntax import read_program
 from app.core.intake.torchscript.inventory import (
     baked_devices,
     code_nodes,
@@ -19,17 +25,11 @@ from app.core.intake.torchscript.inventory import (
     tensor_facts,
     tensor_places,
 )
-from app.core.intake.torchscript.opcodes import MOST_BYTES as MOST_PICKLE_BYTES
-from app.core.intake.torchscript.operators import check_operators
-from app.core.intake.torchscript.pickles import read_pickle
-from app.core.intake.torchscript.program import ConstantTensor, Program
+from app.core.intake.torchscript.pickles.machine import read_pickle
+from app.core.intake.torchscript.pickles.opcodes import MOST_BYTES as MOST_PICKLE_BYTES
+from app.core.intake.torchscript.pickles.storages import StorageTable
 from app.core.intake.torchscript.rules import DO_NOT_LOAD, EXPORT_AGAIN, FETCH_AGAIN, Rule
-from app.core.intake.torchscript.storages import StorageTable
-from app.core.intake.torchscript.syntax import read_program
 from app.core.intake.torchscript.values import ObjectValue, TensorValue, Value
-from app.core.intake.torchscript.walk import Walked, walk
-from app.core.intake.torchscript.zip_layout import Member
-from app.core.intake.torchscript.zip_source import Source
 from app.core.text import printable
 
 ROOT = Rule("pickle-root", "malformed_archive", EXPORT_AGAIN)

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from app.core.intake.torchscript.agreement import objects_in
-from app.core.intake.torchscript.operators import nodes_of
-from app.core.intake.torchscript.program import DeviceLiteral, Program
+from app.core.intake.torchscript.code.operators import nodes_of
+from app.core.intake.torchscript.code.program import DeviceLiteral, Program
 from app.core.intake.torchscript.values import ITEM_BYTES, DeviceValue, ObjectValue, TensorValue, Value
 from app.core.text import printable
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.core.intake.members import unreadable
+from app.core.intake.torchscript.archive.source import Source
+from app.core.intake.torchscript.archive.walk import Walked
+from app.core.intake.torchscript.code.printing import print_program
+from app.core.intake.torchscript.code.program import Type
 from app.core.intake.torchscript.gate import Understood
 from app.core.intake.torchscript.inventory import tensor_places
-from app.core.intake.torchscript.pickling import write_pickle
-from app.core.intake.torchscript.printing import print_program
-from app.core.intake.torchscript.program import Type
+from app.core.intake.torchscript.pickles.writing import write_pickle
 from app.core.intake.torchscript.values import ITEM_BYTES, Storage
-from app.core.intake.torchscript.walk import Walked
-from app.core.intake.torchscript.zip_source import Source
 from app.core.jobs import write_whole
 
 _ROOT = "model"

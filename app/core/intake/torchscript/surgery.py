@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from app.core.intake.torchscript.walk import walk
-from app.core.intake.torchscript.zip_layout import Member
-from app.core.intake.torchscript.zip_source import Source
+from app.core.intake.torchscript.archive.layout import Member
+from app.core.intake.torchscript.archive.source import Source
+from app.core.intake.torchscript.archive.walk import walk
 from app.core.jobs import write_whole
 from app.core.text import printable
 

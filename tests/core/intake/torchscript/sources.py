@@ -6,9 +6,9 @@ from collections import Counter
 
 import torch
 
-from app.core.intake.torchscript.operators import check_operators
-from app.core.intake.torchscript.program import Program
-from app.core.intake.torchscript.syntax import read_program
+from app.core.intake.torchscript.code.operators import check_operators
+from app.core.intake.torchscript.code.program import Program
+from app.core.intake.torchscript.code.syntax import read_program
 
 MEMBER = "code/__torch__/page.py"
 

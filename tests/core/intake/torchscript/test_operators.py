@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from app.core.intake.torchscript.operators import allowlist, is_forbidden
+from app.core.intake.torchscript.code.operators import allowlist, is_forbidden
 from app.core.intake.torchscript.rules import GateRefusal
 from benchmarks.allowlist import ALLOWLIST, reviewed
 from tests.core.intake.torchscript.sources import MEMBER, page_with, understood

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from app.core.intake.torchscript.pickles import read_pickle
+from app.core.intake.torchscript.pickles.machine import read_pickle
+from app.core.intake.torchscript.pickles.storages import StorageTable
 from app.core.intake.torchscript.rules import GateRefusal
-from app.core.intake.torchscript.storages import StorageTable
 from app.core.intake.torchscript.values import DeviceValue, ObjectValue, TensorValue, Value
 from tests.core.intake.torchscript.pickle_assembler import (
     an_object,

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.core.errors import Refusal
+from app.core.intake.torchscript.code.printing import print_program
+from app.core.intake.torchscript.code.program import Assign, Literal, Type
+from app.core.intake.torchscript.code.spelling import spelled
+from app.core.intake.torchscript.code.syntax import read_program
 from app.core.intake.torchscript.gate import Understood, understand
-from app.core.intake.torchscript.pickles import read_pickle
-from app.core.intake.torchscript.pickling import write_pickle
-from app.core.intake.torchscript.printing import print_program
-from app.core.intake.torchscript.program import Assign, Literal, Type
+from app.core.intake.torchscript.pickles.machine import read_pickle
+from app.core.intake.torchscript.pickles.storages import StorageTable
+from app.core.intake.torchscript.pickles.writing import write_pickle
 from app.core.intake.torchscript.repack import repack
 from app.core.intake.torchscript.rules import GateRefusal
-from app.core.intake.torchscript.spelling import spelled
-from app.core.intake.torchscript.storages import StorageTable
-from app.core.intake.torchscript.syntax import read_program
 from app.core.intake.torchscript.values import DeviceValue, ObjectValue, TensorValue
 from tests.core.intake.torchscript.pickle_assembler import list_of, net, number, op, pickled, tensor
 from tests.core.intake.torchscript.sources import MEMBER, PAGE, page_with

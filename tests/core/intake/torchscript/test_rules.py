@@ -20,8 +20,8 @@ PACKAGES: tuple[ModuleType, ...] = (app.core.intake.torchscript, models.rebuilt)
 
 def rules_in_code() -> set[Rule]:
     """The rules that modules apply, wherever they lie."""
-    names = [f"{package.__name__}.{one.name}" for package in PACKAGES for one in pkgutil.iter_modules(package.__path__)]
-    values = [value for name in names for value in vars(importlib.import_module(name)).values()]
+    modules = [one for package in PACKAGES for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    values = [value for module in modules for value in vars(importlib.import_module(module.name)).values()]
     return {value for value in values if isinstance(value, Rule)}
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.rules import GateRefusal
 from app.core.intake.torchscript.surgery import replace_records
-from app.core.intake.torchscript.walk import walk
 from tests.core.intake.torchscript.differences import differs_elsewhere, replaceable
 from tests.core.intake.torchscript.hostile_zips import zip64
 from tests.core.intake.torchscript.zips import Entry, changed, write_zip

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.core.intake.torchscript.program import (
+from app.core.intake.torchscript.code.program import (
     Assign,
     Call,
     Class,
@@ -37,8 +37,8 @@ from app.core.intake.torchscript.program import (
     Uninitialized,
     While,
 )
+from app.core.intake.torchscript.code.syntax import parse_source, read_program
 from app.core.intake.torchscript.rules import GateRefusal
-from app.core.intake.torchscript.syntax import parse_source, read_program
 from tests.core.intake.torchscript.hostile_code import HOSTILE
 from tests.core.intake.torchscript.sources import MEMBER, PAGE, page_with, sources_of, understood
 

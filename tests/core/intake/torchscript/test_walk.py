@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from app.core.intake.torchscript.archive.walk import Walked, walk
 from app.core.intake.torchscript.rules import GateRefusal
-from app.core.intake.torchscript.walk import Walked, walk
 from tests.core.intake.torchscript.hostile_zips import HOSTILE, zip64
 from tests.core.intake.torchscript.zips import Entry, changed, entry_named, read_entries, unmangled, write_zip
 from tests.processes import needs_proc
@@ -214,7 +214,7 @@ def test_refusing_hostile_archives_takes_little_memory(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from app.core.intake.torchscript.rules import GateRefusal
-from app.core.intake.torchscript.walk import walk
+from app.core.intake.torchscript.archive.walk import walk
 refused = 0
 for path in Path(sys.argv[1]).iterdir():
     try:

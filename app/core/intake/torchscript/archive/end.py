@@ -8,8 +8,8 @@ import struct
 from typing import NamedTuple
 
 from app.core.intake.guards import MEGABYTE
+from app.core.intake.torchscript.archive.source import TRUNCATED, Source
 from app.core.intake.torchscript.rules import DO_NOT_LOAD, EXPORT_AGAIN, FETCH_AGAIN, GateRefusal, Rule
-from app.core.intake.torchscript.zip_source import TRUNCATED, Source
 
 TRAILING = Rule("zip-trailing", "malformed_archive", FETCH_AGAIN)
 COMMENT = Rule("zip-comment", "malformed_archive", DO_NOT_LOAD)

@@ -10,9 +10,9 @@ import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from app.core.intake.torchscript.archive.end import COMMENT, IN_ZIP64, MULTI_DISK, ZIP64, Directory
+from app.core.intake.torchscript.archive.source import Source, member_refusal
 from app.core.intake.torchscript.rules import DO_NOT_LOAD, EXPORT_AGAIN, Rule
-from app.core.intake.torchscript.zip_end import COMMENT, IN_ZIP64, MULTI_DISK, ZIP64, Directory
-from app.core.intake.torchscript.zip_source import Source, member_refusal
 
 DIRECTORY = Rule("zip-directory", "malformed_archive", DO_NOT_LOAD)
 EXTRA = Rule("zip-extra", "malformed_archive", EXPORT_AGAIN)

@@ -7,9 +7,8 @@ those that were assigned `self`, or a module that is an attribute of one. Whatev
 
 from collections.abc import Collection, Iterable
 
-from app.core.intake.torchscript.calls import check_calls
-from app.core.intake.torchscript.code_rules import REFERENCE
-from app.core.intake.torchscript.program import (
+from app.core.intake.torchscript.code.calls import check_calls
+from app.core.intake.torchscript.code.program import (
     Assign,
     Attribute,
     Call,
@@ -35,6 +34,7 @@ from app.core.intake.torchscript.program import (
     Uninitialized,
     While,
 )
+from app.core.intake.torchscript.code.rules import REFERENCE
 from app.core.text import printable
 
 Meaning = Class | Function | None  # of an expression: a module, a function, or data

@@ -8,7 +8,7 @@ import keyword
 import math
 from collections.abc import Iterable, Sequence
 
-from app.core.intake.torchscript.program import Scalar, Type
+from app.core.intake.torchscript.code.program import Scalar, Type
 
 
 def spelled_type(type_: Type) -> str:

@@ -7,8 +7,8 @@ and Python are known, and each is stood in for by a line or two. Old versions of
 import re
 from dataclasses import dataclass
 
+from app.core.intake.torchscript.pickles.storages import UNSUPPORTED, StorageTable, device_named
 from app.core.intake.torchscript.rules import DO_NOT_LOAD, Rule
-from app.core.intake.torchscript.storages import UNSUPPORTED, StorageTable, device_named
 from app.core.intake.torchscript.values import Storage, Value
 from app.core.text import printable
 

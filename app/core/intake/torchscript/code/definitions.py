@@ -7,13 +7,13 @@ enumerations, classes of Python) are refused by their kind.
 import ast
 from dataclasses import replace
 
-from app.core.intake.torchscript.code_rules import REFERENCE, SYNTAX, UNSUPPORTED
-from app.core.intake.torchscript.expressions import Scope, attribute_name
-from app.core.intake.torchscript.lexicon import is_dunder
-from app.core.intake.torchscript.literals import read_constant, read_scalar, unexpected
-from app.core.intake.torchscript.program import Class, Function, Parameter, Type
-from app.core.intake.torchscript.statements import read_body
-from app.core.intake.torchscript.typenames import read_type
+from app.core.intake.torchscript.code.expressions import Scope, attribute_name
+from app.core.intake.torchscript.code.lexicon import is_dunder
+from app.core.intake.torchscript.code.literals import read_constant, read_scalar, unexpected
+from app.core.intake.torchscript.code.program import Class, Function, Parameter, Type
+from app.core.intake.torchscript.code.rules import REFERENCE, SYNTAX, UNSUPPORTED
+from app.core.intake.torchscript.code.statements import read_body
+from app.core.intake.torchscript.code.typenames import read_type
 
 _DUNDER_METHODS = ("__len__", "__contains__")
 

@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from app.core.intake.torchscript.code_rules import LIMIT, SYNTAX
-from app.core.intake.torchscript.definitions import read_class, read_function
-from app.core.intake.torchscript.lexicon import check_lexicon
-from app.core.intake.torchscript.literals import unexpected
-from app.core.intake.torchscript.program import Program
-from app.core.intake.torchscript.references import merge
+from app.core.intake.torchscript.code.definitions import read_class, read_function
+from app.core.intake.torchscript.code.lexicon import check_lexicon
+from app.core.intake.torchscript.code.literals import unexpected
+from app.core.intake.torchscript.code.program import Program
+from app.core.intake.torchscript.code.references import merge
+from app.core.intake.torchscript.code.rules import LIMIT, SYNTAX
 from app.core.intake.torchscript.rules import GateRefusal
 from app.core.text import printable
 

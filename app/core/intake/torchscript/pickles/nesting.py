@@ -8,7 +8,7 @@ any reader may recurse.
 from collections.abc import Collection
 from typing import cast
 
-from app.core.intake.torchscript.opcodes import BOMB
+from app.core.intake.torchscript.pickles.opcodes import BOMB
 from app.core.intake.torchscript.rules import DO_NOT_LOAD, Rule
 from app.core.intake.torchscript.values import DeviceValue, ObjectValue, TensorValue, Value
 

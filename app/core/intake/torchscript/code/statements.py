@@ -7,12 +7,12 @@ the loop: TorchScript has it so, and torch prints it so. A function returns once
 import ast
 from collections.abc import Sequence
 
-from app.core.intake.torchscript.code_rules import FORBIDDEN_OPERATOR, SYNTAX, UNSUPPORTED
-from app.core.intake.torchscript.expressions import Scope, attribute_name, read_expression
-from app.core.intake.torchscript.literals import unexpected
-from app.core.intake.torchscript.program import Assign, For, If, Return, SetAttribute, Statement, Typed, While
-from app.core.intake.torchscript.program import Sequence as SequenceNode
-from app.core.intake.torchscript.typenames import read_type
+from app.core.intake.torchscript.code.expressions import Scope, attribute_name, read_expression
+from app.core.intake.torchscript.code.literals import unexpected
+from app.core.intake.torchscript.code.program import Assign, For, If, Return, SetAttribute, Statement, Typed, While
+from app.core.intake.torchscript.code.program import Sequence as SequenceNode
+from app.core.intake.torchscript.code.rules import FORBIDDEN_OPERATOR, SYNTAX, UNSUPPORTED
+from app.core.intake.torchscript.code.typenames import read_type
 
 
 def read_body(nodes: Sequence[ast.stmt], scope: Scope) -> tuple[Statement, ...]:

@@ -8,16 +8,15 @@ expressions are nested no deeper than brackets are.
 import ast
 from dataclasses import dataclass, field
 
-from app.core.intake.torchscript.code_rules import FORBIDDEN_OPERATOR, REFERENCE, RESERVED_NAME, SYNTAX, UNSUPPORTED
-from app.core.intake.torchscript.lexicon import LONGEST_NAME, is_dunder
-from app.core.intake.torchscript.literals import (
+from app.core.intake.torchscript.code.lexicon import LONGEST_NAME, is_dunder
+from app.core.intake.torchscript.code.literals import (
     dotted_name,
     read_constant_tensor,
     read_device,
     read_scalar,
     unexpected,
 )
-from app.core.intake.torchscript.program import (
+from app.core.intake.torchscript.code.program import (
     Attribute,
     Call,
     Expression,
@@ -32,7 +31,8 @@ from app.core.intake.torchscript.program import (
     Typed,
     Uninitialized,
 )
-from app.core.intake.torchscript.typenames import read_type
+from app.core.intake.torchscript.code.rules import FORBIDDEN_OPERATOR, REFERENCE, RESERVED_NAME, SYNTAX, UNSUPPORTED
+from app.core.intake.torchscript.code.typenames import read_type
 from app.core.text import printable
 
 PYTHON_OPERATORS = {

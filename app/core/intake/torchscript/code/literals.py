@@ -8,8 +8,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from app.core.intake.torchscript.code_rules import CUSTOM_CLASS, SYNTAX, UNSUPPORTED
-from app.core.intake.torchscript.program import Constant, ConstantTensor, DeviceLiteral, Scalar
+from app.core.intake.torchscript.code.program import Constant, ConstantTensor, DeviceLiteral, Scalar
+from app.core.intake.torchscript.code.rules import CUSTOM_CLASS, SYNTAX, UNSUPPORTED
 from app.core.text import printable
 
 MOST_PARTS = 64  # of a dotted name

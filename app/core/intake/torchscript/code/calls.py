@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
-from app.core.intake.torchscript.code_rules import LIMIT, RECURSION
-from app.core.intake.torchscript.program import Function
+from app.core.intake.torchscript.code.program import Function
+from app.core.intake.torchscript.code.rules import LIMIT, RECURSION
 from app.core.text import printable
 
 MOST_CALLS = 1_000_000  # with every call written out; a network of 700 modules has about 1,000

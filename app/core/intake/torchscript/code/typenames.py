@@ -5,9 +5,9 @@ Whether a class of that name exists is checked when all code has been read (refe
 
 import ast
 
-from app.core.intake.torchscript.code_rules import SYNTAX, UNSUPPORTED
-from app.core.intake.torchscript.literals import dotted_name, unexpected
-from app.core.intake.torchscript.program import Type
+from app.core.intake.torchscript.code.literals import dotted_name, unexpected
+from app.core.intake.torchscript.code.program import Type
+from app.core.intake.torchscript.code.rules import SYNTAX, UNSUPPORTED
 from app.core.text import printable
 
 _PLAIN = ("Tensor", "int", "float", "bool", "str", "number", "NoneType", "Device")

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from app.core.intake.guards import MEGABYTE, readable_size
 from app.core.intake.members import unreadable
+from app.core.intake.torchscript.archive.directory import read_directory
+from app.core.intake.torchscript.archive.end import find_directory
+from app.core.intake.torchscript.archive.layout import Member, lay_out
+from app.core.intake.torchscript.archive.names import is_code, is_extra, names_below_root
+from app.core.intake.torchscript.archive.source import Source, member_refusal
 from app.core.intake.torchscript.rules import DO_NOT_LOAD, EXPORT_AGAIN, FETCH_AGAIN, Rule
-from app.core.intake.torchscript.zip_directory import read_directory
-from app.core.intake.torchscript.zip_end import find_directory
-from app.core.intake.torchscript.zip_layout import Member, lay_out
-from app.core.intake.torchscript.zip_names import is_code, is_extra, names_below_root
-from app.core.intake.torchscript.zip_source import Source, member_refusal
 from app.core.text import printable
 
 TOO_LARGE = Rule(

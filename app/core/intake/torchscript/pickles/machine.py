@@ -6,11 +6,11 @@ refuses the rest. Classes of the archive's code are mere names here; whether the
 """
 
 from app.core.intake.guards import Allowance
-from app.core.intake.torchscript.globals import CALL, ClassName, Function, StorageType, call, find_global
-from app.core.intake.torchscript.nesting import check_nesting
-from app.core.intake.torchscript.opcodes import BOMB, MOST_INSTRUCTIONS, Instruction, read_instructions
+from app.core.intake.torchscript.pickles.globals import CALL, ClassName, Function, StorageType, call, find_global
+from app.core.intake.torchscript.pickles.nesting import check_nesting
+from app.core.intake.torchscript.pickles.opcodes import BOMB, MOST_INSTRUCTIONS, Instruction, read_instructions
+from app.core.intake.torchscript.pickles.storages import STORAGE, StorageTable
 from app.core.intake.torchscript.rules import DO_NOT_LOAD, EXPORT_AGAIN, FETCH_AGAIN, GateRefusal, Rule
-from app.core.intake.torchscript.storages import STORAGE, StorageTable
 from app.core.intake.torchscript.values import ObjectValue, Storage, Value
 from app.core.text import printable
 

@@ -1,4 +1,4 @@
-"""A value, pickled afresh for torch: the way back from pickles.py, in the same few instructions.
+"""A value, pickled afresh for torch: the way back from machine.py, in the same few instructions.
 
 What was one object stays one: it is written where it is met first, noted down, and fetched wherever it is met again.
 Lists and dicts are told their types, which Python's do not know and TorchScript's do; they follow from the class that
@@ -8,9 +8,9 @@ declares the attribute. What the numbers in the records are is not known.
 import struct
 from collections.abc import Mapping
 
-from app.core.intake.torchscript.globals import STORAGE_TYPES
-from app.core.intake.torchscript.program import Class, Type
-from app.core.intake.torchscript.spelling import spelled_type
+from app.core.intake.torchscript.code.program import Class, Type
+from app.core.intake.torchscript.code.spelling import spelled_type
+from app.core.intake.torchscript.pickles.globals import STORAGE_TYPES
 from app.core.intake.torchscript.values import DeviceValue, ObjectValue, Scalar, Storage, TensorValue, Value
 
 Compound = DeviceValue | TensorValue | ObjectValue | tuple[Value, ...] | list[Value] | dict[Scalar, Value]

@@ -12,8 +12,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.resources import files
 
-from app.core.intake.torchscript.code_rules import FORBIDDEN_OPERATOR, UNKNOWN_OPERATOR
-from app.core.intake.torchscript.program import Function, Operator, Program
+from app.core.intake.torchscript.code.program import Function, Operator, Program
+from app.core.intake.torchscript.code.rules import FORBIDDEN_OPERATOR, UNKNOWN_OPERATOR
 from app.core.text import printable
 
 _OWN_NAMESPACES = ("aten", "prim")

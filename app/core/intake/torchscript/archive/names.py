@@ -9,8 +9,8 @@ import re
 import unicodedata
 from collections.abc import Collection, Sequence
 
+from app.core.intake.torchscript.archive.source import member_refusal
 from app.core.intake.torchscript.rules import DO_NOT_LOAD, EXPORT_AGAIN, LONGEST_MEMBER, Rule
-from app.core.intake.torchscript.zip_source import member_refusal
 from app.core.text import printable
 
 NAME = Rule("zip-name", "malformed_archive", DO_NOT_LOAD)

@@ -1,7 +1,7 @@
 """The bytes of a pickle as a stream of instructions: those torch writes for TorchScript, and nothing else.
 
 Every other opcode is refused by its name, above all those that import, call or build what they please. This module
-checks that the bytes are whole; what an instruction does, and whether it may, is the machine's matter (pickles.py).
+checks that the bytes are whole; what an instruction does, and whether it may, is the machine's matter (machine.py).
 """
 
 import pickletools

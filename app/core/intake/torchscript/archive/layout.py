@@ -10,10 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from app.core.intake.torchscript.archive.directory import (
+    DEFLATED,
+    EXTRA,
+    ZIP64_FIELD,
+    Entry,
+    extra_fields,
+    wide_numbers,
+)
+from app.core.intake.torchscript.archive.end import IN_ZIP64, Directory
+from app.core.intake.torchscript.archive.source import Source, member_refusal
 from app.core.intake.torchscript.rules import DO_NOT_LOAD, Rule
-from app.core.intake.torchscript.zip_directory import DEFLATED, EXTRA, ZIP64_FIELD, Entry, extra_fields, wide_numbers
-from app.core.intake.torchscript.zip_end import IN_ZIP64, Directory
-from app.core.intake.torchscript.zip_source import Source, member_refusal
 
 PREFIX = Rule("zip-prefix", "malformed_archive", DO_NOT_LOAD)
 OVERLAP = Rule("zip-overlap", "malformed_archive", DO_NOT_LOAD)

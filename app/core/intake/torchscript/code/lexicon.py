@@ -7,7 +7,7 @@ deeply that a parser might stumble. What the words mean is not known.
 
 import re
 
-from app.core.intake.torchscript.code_rules import HOOK, LIMIT, LOAD_TIME, RESERVED_NAME, SYNTAX
+from app.core.intake.torchscript.code.rules import HOOK, LIMIT, LOAD_TIME, RESERVED_NAME, SYNTAX
 from app.core.intake.torchscript.rules import Rule
 from app.core.text import printable
 

@@ -8,8 +8,8 @@ sound, its types above all, is not known.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from app.core.intake.torchscript.expressions import PYTHON_OPERATORS
-from app.core.intake.torchscript.program import (
+from app.core.intake.torchscript.code.expressions import PYTHON_OPERATORS
+from app.core.intake.torchscript.code.program import (
     Assign,
     Attribute,
     Call,
@@ -39,8 +39,7 @@ from app.core.intake.torchscript.program import (
     Uninitialized,
     While,
 )
-from app.core.intake.torchscript.rules import EXPORT_AGAIN, Rule
-from app.core.intake.torchscript.spelling import (
+from app.core.intake.torchscript.code.spelling import (
     is_plain,
     listed,
     spelled,
@@ -48,6 +47,7 @@ from app.core.intake.torchscript.spelling import (
     spelled_tuple,
     spelled_type,
 )
+from app.core.intake.torchscript.rules import EXPORT_AGAIN, Rule
 
 CONSTANT = Rule("code-constant", "unsafe_code", EXPORT_AGAIN)
 
