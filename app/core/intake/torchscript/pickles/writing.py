@@ -50,9 +50,8 @@ class _Writer:
         self.written.extend(instructions)
 
     def value(self, value: Value, type_: Type) -> None:
-        match type_:
-            case Type("Optional", (inner,)):
-                type_ = inner
+        while type_.name == "Optional":
+            (type_,) = type_.arguments
         match value:
             case None:
                 self.put(b"N")
