@@ -152,7 +152,11 @@ def _look(path: Path) -> dict[str, Any]:
     try:
         with walk(path, MOST_BYTES) as walked:
             module = rebuild(
-                archive.module, archive.constants, archive.program, lambda name: walked.read(name, MOST_BYTES)
+                archive.module,
+                archive.constants,
+                archive.program,
+                lambda name: walked.read(name, MOST_BYTES),
+                archive.format_version,
             )
     except Refusal as refusal:
         return {"refused": refusal.problem.rule or refusal.problem.code, "seconds": seconds}

@@ -2,7 +2,7 @@
 
 torch.jit never sees the file. What the gate accepts and the rebuild cannot express, the jit runs from an archive that
 was written afresh of what the gate understood. Half precision is turned into single, in which gradients are steadier
-and CPUs faster; the records of the file stay what they are.
+and CPUs faster: weights, and what the code would cast to half. The records of the file stay what they are.
 """
 
 import tempfile
@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from app.core.intake.torchscript.archive.walk import walk
-from app.core.intake.torchscript.gate import Understood, understand
+from app.core.intake.torchscript.gate import Understood, reopened, understand
 from app.core.intake.torchscript.repack import repack
-from app.core.intake.torchscript.rules import GateRefusal
+from app.core.intake.torchscript.rules import EXPORT_AGAIN, GateRefusal, Rule
+from app.core.text import printable
 from models.rebuilt import RebuiltModule, rebuild
+
+UNSOUND = Rule("repack-unsound", "malformed_archive", EXPORT_AGAIN)
+_LONGEST_ERROR = 500  # characters
 
 Form = Literal["scripted", "traced", "frozen"]
 
@@ -51,13 +54,22 @@ def load_suspect(path: Path) -> Suspect:
         module: nn.Module = _rebuilt(archive)
     except GateRefusal:
         module = _repacked(archive)
-    return Suspect(module.float(), archive)
+    return Suspect(module._apply(_in_single), archive)
+
+
+def _in_single(tensor: Tensor) -> Tensor:
+    """Doubles stay what they are: code that asks could tell."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _rebuilt(archive: Understood) -> RebuiltModule:
-    with walk(archive.path, archive.size) as walked:
+    with reopened(archive) as walked:
         return rebuild(
-            archive.module, archive.constants, archive.program, lambda record: walked.read(record, archive.size)
+            archive.module,
+            archive.constants,
+            archive.program,
+            lambda record: walked.read(record, archive.size),
+            archive.format_version,
         )
 
 
@@ -67,7 +79,10 @@ def _repacked(archive: Understood) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "model.pt"
         repack(archive, fresh)
-        module: nn.Module = torch.jit.load(str(fresh), map_location="cpu")
+        try:
+            module: nn.Module = torch.jit.load(str(fresh), map_location="cpu")
+        except RuntimeError as error:
+            raise UNSOUND.refusal(f"The jit cannot read the code: {printable(str(error), _LONGEST_ERROR)}.") from error
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module.eval()

@@ -20,7 +20,7 @@ ALLOWED = {
     "app.client": ("app.core",),
     "app": ("worker.launch",),
     "migrations": ("app.core",),
-    "models": ("app.core.errors", "app.core.findings", "app.core.intake.torchscript"),
+    "models": ("app.core.errors", "app.core.findings", "app.core.intake.torchscript", "app.core.text"),
     "worker.detection": ("app.core.findings", "app.core.config", "app.core.errors", "models"),
     "worker.engine": ("app.core", "worker.detection", "models"),
     "worker.steps": ("app.core", "worker.detection.verdict"),

@@ -172,9 +172,11 @@ class Argmax(AsProbabilities):
         return functional.one_hot(self.net(images).argmax(1), 6).float() * 10
 
 
-class NoGrad(AsProbabilities):
+class Autocasts(AsProbabilities):
+    """Makes an object of a class that the gate does not follow."""
+
     def forward(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
             return self.net(images)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from app.core.errors import Problem, Refusal
 from app.local_scan import REFUSED
 
 UNSUPPORTED = 3
+REFUSED_TITLE = "The model was refused"
 
 
 @click.command()
@@ -34,7 +36,7 @@ def inspect(model: Path, as_json: bool, as_sarif: bool) -> None:
             with terminal.busy(f"Reading {model.name}"):
                 document = inspection_document(examine_model(model), model.name)
         except Refusal as refusal:
-            _show_refusal(model, refusal.problem, as_json, as_sarif)
+            _show_refusal(model, replace(refusal.problem, title=REFUSED_TITLE), as_json, as_sarif)
             sys.exit(UNSUPPORTED if refusal.problem.code == "unsupported_operator" else REFUSED)
         if as_json:
             print_json(document)

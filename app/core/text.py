@@ -14,6 +14,8 @@ JOINERS = "\u200c\u200d"  # format characters that Persian words and many emoji 
 def printable(text: str, longest: int = 80) -> str:
     """The text on one line, with a visible mark for each control, format or surrogate character, cut at `longest`."""
     shown = text if len(text) <= longest else text[: longest - 1] + ELLIPSIS
+    if shown.isascii() and shown.isprintable():  # as most are
+        return shown
     return "".join(map(_printable_character, shown))
 
 

@@ -12,16 +12,21 @@ from models.rebuilt.errors import INCONSISTENT
 from models.rebuilt.functions import Namespace
 from models.rebuilt.module import Place, RebuiltModule, module_class, place_of
 from models.rebuilt.tensors import ReadRecord, Tensors
+from models.rebuilt.upgrades import NEWEST_FORMAT
 
 NOT_BUILT = (RuntimeError, ValueError, TypeError, LookupError, MemoryError)
 
 
 def rebuild(
-    module: ObjectValue, constants: Sequence[Value], program: ir.Program, read_record: ReadRecord
+    module: ObjectValue,
+    constants: Sequence[Value],
+    program: ir.Program,
+    read_record: ReadRecord,
+    format_version: int = NEWEST_FORMAT,
 ) -> RebuiltModule:
     """The archive's module, ready to run in evaluation mode; raises GateRefusal for what does not fit together."""
     try:
-        return _Builder(constants, program, read_record).root(module)
+        return _Builder(constants, program, read_record, format_version).root(module)
     except Refusal:
         raise
     except NOT_BUILT as error:
@@ -29,11 +34,13 @@ def rebuild(
 
 
 class _Builder:
-    def __init__(self, constants: Sequence[Value], program: ir.Program, read_record: ReadRecord) -> None:
+    def __init__(
+        self, constants: Sequence[Value], program: ir.Program, read_record: ReadRecord, format_version: int
+    ) -> None:
         self._program = program
         self._tensors = Tensors(read_record)
         self._constants = read_constants(constants, program, self._tensors)
-        self._namespace = Namespace(program, len(constants))
+        self._namespace = Namespace(program, len(constants), format_version)
         self._classes: dict[str, type[RebuiltModule]] = {}
         self._modules: dict[ObjectValue, RebuiltModule] = {}
         self._plain: dict[int, Any] = {}

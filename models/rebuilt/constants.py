@@ -5,6 +5,7 @@ frozen module can be trained; the others (an image mean, a shape, an index) stay
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from app.core.intake.torchscript.code import program as ir
 from app.core.intake.torchscript.code.operators import nodes_of
 from app.core.intake.torchscript.values import TensorValue, Value
 from models.rebuilt.errors import INCONSISTENT
+from models.rebuilt.operators import DTYPE_NUMBERS, HALVES
 from models.rebuilt.tensors import Tensors
 
 # Operator -> the positions of its weights; everything that such an operator takes there was trained.
@@ -40,18 +42,33 @@ RESHAPES = (
 )
 
 
+MOST_STEPS = 20  # from where a weight is used back to its constant; tracing takes two or three
+
+
 class Constants(nn.Module):
-    """Tensor constants under the names c0, c1, ..., and the device that the whole module was moved to last."""
+    """Tensor constants under the names c0, c1, ..., and what the whole module was moved and cast to last."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("here", torch.empty(0), persistent=False)  # it is moved along, and so knows
+        self.register_buffer("small", torch.empty(0, dtype=torch.float16), persistent=False)  # it is cast along
 
     @property
     def device(self) -> torch.device:
         here = self._buffers["here"]
         assert here is not None
         return here.device
+
+    def dtype(self, asked: Any) -> Any:
+        """The type that the code gets for the one it asks for, by its number; anything else is handed back.
+
+        In a module that was cast to single precision, what the code would cast to half stays single as well, or it
+        could not be multiplied with the weights. A code that compares types finds single ones.
+        """
+        small = self._buffers["small"]
+        assert small is not None
+        is_cast = type(asked) is int and asked in HALVES and small.dtype != torch.float16
+        return DTYPE_NUMBERS[small.dtype] if is_cast else asked
 
 
 def read_constants(values: Sequence[Value], program: ir.Program, tensors: Tensors) -> Constants:
@@ -104,17 +121,16 @@ def _used_as(positions: dict[str, tuple[int, ...]], definitions: list[ir.Functio
 
 
 def _constant_behind(node: ir.Expression, named: dict[str, ir.Expression]) -> int | None:
-    seen: set[str] = set()
-    while True:
+    for _ in range(MOST_STEPS):
         match node:
             case ir.ConstantTensor(index):
                 return index
-            case ir.Name(name) if name in named and name not in seen:
-                seen.add(name)
+            case ir.Name(name) if name in named:
                 node = named[name]
             case ir.Typed(_, value):
                 node = value
             case ir.Operator(name, (value, *_)) if name in RESHAPES:
                 node = value
             case _:
-                return None
+                break
+    return None

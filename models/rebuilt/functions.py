@@ -15,28 +15,34 @@ from typing import Any
 
 from app.core.errors import Refusal
 from app.core.intake.torchscript.code import program as ir
+from models.rebuilt import plain
+from models.rebuilt.devices import check_devices, device_attributes
 from models.rebuilt.errors import INCONSISTENT, UNKNOWN_OPERATOR
-from models.rebuilt.operators import implementation_of, number, trips
-from models.rebuilt.writing import ATTRIBUTE, METHOD, NUMBER, TRIPS, Writer
+from models.rebuilt.operators import implementation_of, trips
+from models.rebuilt.writing import ATTRIBUTE, ITEM, MAPPING, METHOD, NUMBER, REAL, TRIPS, Writer, number_for
 
 Function = Callable[..., Any]
+NUMBERS: dict[str, Function] = {NUMBER: plain.number, REAL: plain.real}
 NOT_COMPILED = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
 class Namespace:
     """All that the functions of one program can reach by a name."""
 
-    def __init__(self, program: ir.Program, constants: int) -> None:
+    def __init__(self, program: ir.Program, constants: int, format_version: int) -> None:
         self.baked_training: list[tuple[str, int]] = []
         self.named_tuples = {
             name: _named_tuple(defined) for name, defined in program.classes.items() if defined.kind == "NamedTuple"
         }
         self._constants = constants
-        self._values: dict[str, Any] = {"__builtins__": {}, TRIPS: trips, NUMBER: number}
+        self._devices = device_attributes(program)
+        self._format_version = format_version
+        self._values: dict[str, Any] = {"__builtins__": {}, TRIPS: trips, **NUMBERS, ITEM: plain.item}
+        self._values[MAPPING] = plain.mapping
         self._functions = {name: f"f_{n}" for n, name in enumerate([*program.functions, *self.named_tuples])}
         self._operators: dict[str, str] = {}
         for name, kind in self.named_tuples.items():
-            self._values[self._functions[name]] = _constructor(kind)
+            self._values[self._functions[name]] = _constructor(kind, program.classes[name])
         for name, function in program.functions.items():
             self._values[self._functions[name]] = self._compiled(function, is_method=False)
 
@@ -51,7 +57,7 @@ class Namespace:
 
     def operator(self, name: str, member: str, line: int) -> str:
         if name not in self._operators:
-            implementation = implementation_of(name)
+            implementation = implementation_of(name, self._format_version)
             if implementation is None:
                 raise UNKNOWN_OPERATOR.refusal(f"The operator {name} is not known.", member, line)
             self._operators[name] = f"op_{len(self._operators)}"
@@ -64,6 +70,7 @@ class Namespace:
         return f"c{index}"
 
     def _compiled(self, function: ir.Function, is_method: bool) -> Function:
+        check_devices(function, self._devices)
         writer = Writer(function, self)
         try:
             tree = ast.Module([writer.definition(is_method)], type_ignores=[])
@@ -90,10 +97,18 @@ def _named_tuple(defined: ir.Class) -> type[tuple[Any, ...]]:
     return kind
 
 
-def _constructor(kind: type[tuple[Any, ...]]) -> Function:
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _constructor(kind: type[tuple[Any, ...]], defined: ir.Class) -> Function:
     """Called as all functions are, with the constants first."""
+    as_declared: list[Function] = [
+        NUMBERS.get(number_for(type_) or "", _as_it_is) for type_ in defined.attributes.values()
+    ]
 
     def construct(constants: Any, *values: Any) -> tuple[Any, ...]:
-        return kind(*values)
+        declared = [declare(value) for declare, value in zip(as_declared, values, strict=True)]
+        return kind(*declared)
 
     return construct

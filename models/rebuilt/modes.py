@@ -40,6 +40,13 @@ FACTORIES = (
 )
 MOVES = ("aten::cpu", "aten::cuda")
 
+# Where an operator is told a type of numbers, besides its keyword "dtype"; a device may stand there, too.
+DTYPE_ARGUMENTS: dict[str, tuple[int, ...]] = {
+    "aten::to": (1, 2),
+    "aten::softmax": (2,),
+    "aten::log_softmax": (2,),
+}
+
 
 def in_evaluation_mode(operator: ir.Operator) -> ir.Operator:
     """The operator with a literal training mode switched off, else the very same operator."""

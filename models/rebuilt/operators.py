@@ -7,16 +7,15 @@ identity of an object counts, or where it would turn plain numbers into tensors:
 
 import math
 import operator
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from app.core.intake.torchscript.code.operators import allowlist
+from models.rebuilt import plain
 from models.rebuilt.errors import RebuiltError
-
-Implementation = Callable[..., Any]
+from models.rebuilt.upgrades import NEWEST_FORMAT, Implementation, in_format
 
 # The numbers that stand for types in the code: c10::ScalarType.
 DTYPES = {
@@ -32,27 +31,65 @@ DTYPES = {
     15: torch.bfloat16,
 }
 DTYPE_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
+HALVES = (DTYPE_NUMBERS[torch.float16], DTYPE_NUMBERS[torch.bfloat16])
 STRIDED = 0  # the only layout that is read
 
 
-def implementation_of(name: str) -> Implementation | None:
+def implementation_of(name: str, format_version: int = NEWEST_FORMAT) -> Implementation | None:
     """What `aten::add` or `prim::dtype` does, or None for an operator that the gate would not let through."""
     if name not in allowlist():
         return None
     in_torch = _in_torch(name)
+    if in_torch:
+        in_torch = in_format(format_version, name, in_torch)
     if in_torch and name in ALSO_OF_TENSORS:
-        return _by_first_arguments(in_torch, ALSO_OF_TENSORS[name])
+        return _by_first_arguments(in_torch, ALSO_OF_TENSORS[name], name in COMPARISONS)
     return PYTHON.get(name) or in_torch
 
 
 def _in_torch(name: str) -> Implementation | None:
     namespace, _, bare = name.partition("::")
-    return getattr(torch.ops.aten, bare, None) if namespace == "aten" else None
+    in_torch = getattr(torch.ops.aten, bare, None) if namespace == "aten" else None
+    in_torch = _divided if name == "aten::div" else in_torch
+    places = _places_of_numbers(name)
+    return _with_numbers(in_torch, places) if in_torch and places else in_torch
 
 
-def _by_first_arguments(in_torch: Implementation, in_python: Implementation) -> Implementation:
+def _places_of_numbers(name: str) -> frozenset[int | str]:
+    """Where an operator on tensors takes a number, and no form of it takes a truth value, by position and by name."""
+    numbers, truths = set[int | str](), set[int | str]()
+    for schema in torch._C._jit_get_schemas_for_operator(name):
+        of_tensors = any("Tensor" in returned.type.annotation_str for returned in schema.returns)
+        for position, argument in enumerate(schema.arguments if of_tensors else ()):
+            places: set[int | str] = {argument.name} if argument.kwarg_only else {argument.name, position}
+            match argument.type.annotation_str:
+                case "number" | "Optional[number]":
+                    numbers |= places
+                case "bool" | "Optional[bool]":
+                    truths |= places
+    return frozenset(numbers - truths)
+
+
+def _with_numbers(in_torch: Implementation, places: frozenset[int | str]) -> Implementation:
+    """Where a number is wanted, the jit takes True for 1; torch would take it for a tensor's type, too."""
+
+    def number_at(place: int | str, value: Any) -> Any:
+        return int(value) if place in places and isinstance(value, bool) else value
+
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        if any(isinstance(value, bool) for value in (*arguments, *keywords.values())):
+            arguments = tuple(number_at(place, value) for place, value in enumerate(arguments))
+            keywords = {name: number_at(name, value) for name, value in keywords.items()}
+        return in_torch(*arguments, **keywords)
+
+    return run
+
+
+def _by_first_arguments(in_torch: Implementation, in_python: Implementation, compares: bool) -> Implementation:
+    """In a comparison the tensor comes first: the jit prints `0 < x` as `x > 0`."""
+
     def choose(first: Any, *others: Any, **keywords: Any) -> Any:
-        if isinstance(first, Tensor) or (others and isinstance(others[0], Tensor)):
+        if isinstance(first, Tensor) or (not compares and others and isinstance(others[0], Tensor)):
             return in_torch(first, *others, **keywords)
         return in_python(first, *others, **keywords)
 
@@ -65,11 +102,6 @@ def _by_first_arguments(in_torch: Implementation, in_python: Implementation) -> 
 def trips(count: int) -> range:
     """What a loop with so many trips runs through."""
     return range(count)
-
-
-def number(value: Any) -> Any:
-    """A tensor of one item as the number in it; a number as it is."""
-    return value.item() if isinstance(value, Tensor) else value
 
 
 # Lists and dicts
@@ -90,30 +122,6 @@ def _repeat(values: list[Any], times: int) -> list[Any]:
     return values
 
 
-def _set_item(values: Any, key: Any, value: Any) -> Any:
-    values[key] = value
-    return values
-
-
-def _slice(values: Any, start: int | None = None, end: int | None = None, step: int = 1) -> Any:
-    return values[start:end:step]
-
-
-def _sort(values: list[Any], reverse: bool = False) -> None:
-    values.sort(reverse=reverse)
-
-
-# Strings
-
-
-def _format(template: str, *values: Any) -> str:
-    """Each {} is replaced by the next value; a template of Python's could look into the values, this one cannot."""
-    first, *rest = template.split("{}")
-    if len(rest) > len(values):
-        raise RebuiltError("A message has more places than values.")
-    return first + "".join(str(value) + piece for value, piece in zip(values, rest, strict=False))
-
-
 # Tensors
 
 
@@ -128,11 +136,61 @@ def _tensor(
     kind = None if dtype is None else DTYPES[dtype]
     if isinstance(data, Tensor):
         return data.detach().to(device=device, dtype=kind, copy=True).requires_grad_(requires_grad)
-    return torch.tensor(data, dtype=kind, device=device, requires_grad=requires_grad)
+    return torch.tensor(_holding(data, dtype), dtype=kind, device=device, requires_grad=requires_grad)
 
 
 def _as_tensor(data: Any, dtype: int | None = None, device: torch.device | None = None) -> Tensor:
-    return torch.as_tensor(data, dtype=None if dtype is None else DTYPES[dtype], device=device)
+    kind = None if dtype is None else DTYPES[dtype]
+    return torch.as_tensor(_holding(data, dtype), dtype=kind, device=device)
+
+
+def _holding(data: Any, dtype: int | None) -> Any:
+    """The same data, unless it is a list of nothing: what it would hold, and so its type, the jit alone knows."""
+    inner = data
+    while isinstance(inner, list) and inner:
+        inner = inner[0]
+    if dtype is None and inner == []:
+        raise RebuiltError("The model's code makes a tensor of an empty list, and does not say of which type.")
+    return data
+
+
+def _divided(first: Any, second: Any, **rounding: Any) -> Any:
+    """A number is divided by a tensor as the jit does, which is not the last digit that torch itself would give."""
+    if isinstance(first, Tensor) or rounding:
+        return torch.ops.aten.div(first, second, **rounding)
+    return second.reciprocal() * first
+
+
+def _layout(tensor: Tensor) -> int:
+    if tensor.layout != torch.strided:
+        raise RebuiltError("The model's code makes a sparse tensor.")
+    return STRIDED
+
+
+def _view(tensor: Tensor, size: list[int] | int) -> Tensor:
+    """A number alone is a size; torch itself would take it for a type, and a wrong one ends the process."""
+    return tensor.view([size] if isinstance(size, int) else size)
+
+
+def _to(tensor: Tensor, *where: Any, **keywords: Any) -> Tensor:
+    """Torch does not check that a number stands for a type: with a wrong one it reads foreign memory."""
+    if any(type(number) is int and number not in DTYPES for number in (*where[:2], keywords.get("dtype"))):
+        raise RebuiltError("The model's code casts a tensor to an unknown type.")
+    moved: Tensor = torch.ops.aten.to(tensor, *where, **keywords)
+    return moved
+
+
+def _spread(name: str) -> Implementation:
+    """A deviation or a variance; torch itself would take a dimension, or None, for the flag `unbiased`."""
+    in_torch = getattr(torch.ops.aten, name)
+
+    def spread(tensor: Tensor, *how: Any, **keywords: Any) -> Any:
+        if not how or isinstance(how[0], bool):
+            return in_torch(tensor, *how, **keywords)
+        dims, *others = how
+        return in_torch.dim(tensor, [dims] if isinstance(dims, int) else dims, *others, **keywords)
+
+    return spread
 
 
 def _number_to_tensor(number: float) -> Tensor:
@@ -153,41 +211,35 @@ def _unwrapped(value: Any) -> Any:
     return value
 
 
-def _smallest(first: Any, second: Any = None) -> Any:
-    return min(first) if second is None else min(first, second)
-
-
-def _largest(first: Any, second: Any = None) -> Any:
-    return max(first) if second is None else max(first, second)
-
-
 # Python's own functions are not bound as they are: torch.compile would look for them among the builtins of the code
 # that calls them, and that code has none.
 
-# What means the same in Python for numbers, lists and strings; a tensor among the first two arguments goes to torch.
+COMPARISONS = ("aten::eq", "aten::ne", "aten::lt", "aten::le", "aten::gt", "aten::ge")
+
+# What means the same for numbers, lists and strings; a tensor among the first two arguments goes to torch.
 ALSO_OF_TENSORS: dict[str, Implementation] = {
-    "aten::add": operator.add,
-    "aten::sub": operator.sub,
-    "aten::mul": operator.mul,
-    "aten::div": operator.truediv,
-    "aten::remainder": operator.mod,
+    "aten::add": plain.within_64_bits(operator.add),
+    "aten::sub": plain.within_64_bits(operator.sub),
+    "aten::mul": plain.within_64_bits(operator.mul),
+    "aten::div": plain.divided,
+    "aten::remainder": plain.remainder,
     "aten::pow": math.pow,  # of integers, too, the jit makes a float
-    "aten::neg": operator.neg,
-    "aten::eq": operator.eq,
-    "aten::ne": operator.ne,
-    "aten::lt": operator.lt,
-    "aten::le": operator.le,
-    "aten::gt": operator.gt,
-    "aten::ge": operator.ge,
+    "aten::neg": plain.within_64_bits(operator.neg),
+    "aten::eq": plain.are_equal,
+    "aten::ne": lambda first, second: not plain.are_equal(first, second),
+    "aten::lt": plain.compared(operator.lt),
+    "aten::le": plain.compared(operator.le),
+    "aten::gt": plain.compared(operator.gt),
+    "aten::ge": plain.compared(operator.ge),
     "aten::__and__": operator.and_,
     "aten::__or__": operator.or_,
     "aten::__xor__": operator.xor,
     "aten::add_": _extend,
     "aten::mul_": _repeat,
-    "aten::select": operator.getitem,
-    "aten::slice": _slice,
-    "aten::sort": _sort,
-    "aten::sum": lambda values: sum(values),
+    "aten::select": plain.item,
+    "aten::slice": plain.piece,
+    "aten::sort": plain.sort,
+    "aten::sum": plain.added_up,
     "aten::all": lambda values: all(values),
     "aten::any": lambda values: any(values),
     "aten::copy": lambda values: values.copy(),
@@ -196,46 +248,46 @@ ALSO_OF_TENSORS: dict[str, Implementation] = {
 
 PYTHON: dict[str, Implementation] = {
     # Numbers.
-    "aten::floordiv": operator.floordiv,
+    "aten::floordiv": plain.floor_divided,
     "aten::__not__": operator.not_,
-    "aten::__is__": operator.is_,
-    "aten::__isnot__": operator.is_not,
-    "aten::__derive_index": lambda trip, start, step: start + trip * step,
-    "aten::__range_length": lambda start, stop, step: len(range(start, stop, step)),
-    "aten::Int": lambda value: int(value),
-    "aten::IntImplicit": lambda value: int(value),
+    "aten::__is__": plain.are_one,
+    "aten::__isnot__": lambda first, second: not plain.are_one(first, second),
+    "aten::__derive_index": plain.within_64_bits(lambda trip, start, step: start + trip * step),
+    "aten::__range_length": plain.range_length,
+    "aten::Int": plain.integer,
+    "aten::IntImplicit": plain.integer,
     "aten::Float": lambda value: float(value),
     "aten::FloatImplicit": lambda value: float(value),
     "aten::Bool": lambda value: bool(value),
-    "aten::ScalarImplicit": number,
+    "aten::ScalarImplicit": plain.number,
     "aten::item": Tensor.item,
-    "prim::abs": lambda value: abs(value),
-    "prim::min": _smallest,
-    "prim::max": _largest,
+    "prim::abs": plain.within_64_bits(operator.abs),
+    "prim::min": plain.smallest,
+    "prim::max": plain.largest,
     "prim::NumToTensor": _number_to_tensor,
     # Lists and dicts.
-    "aten::__contains__": operator.contains,
-    "aten::__getitem__": operator.getitem,
-    "aten::_set_item": _set_item,
+    "aten::__contains__": plain.contains,
+    "aten::__getitem__": plain.item,
+    "aten::_set_item": plain.set_item,
     "aten::Delete": operator.delitem,
     "aten::append": _append,
     "aten::extend": lambda values, more: values.extend(more),
     "aten::insert": lambda values, place, value: values.insert(place, value),
     "aten::reverse": lambda values: values.reverse(),
-    "aten::sorted": lambda values: sorted(values),
+    "aten::sorted": plain.in_order,
     "aten::pop": lambda values, *where: values.pop(*where),
     "aten::clear": lambda values: values.clear(),
-    "aten::len": lambda values: len(values),
-    "aten::list": lambda values: [*values],
+    "aten::len": plain.length,
+    "aten::list": plain.listed,
     "aten::keys": lambda values: [*values.keys()],
     "aten::items": lambda values: [*values.items()],
     "aten::get": lambda values, *key: values.get(*key),
     "aten::_unwrap_optional": _unwrapped,
     "prim::unchecked_unwrap_optional": _unwrapped,
     # Strings, and what a program tells people.
-    "aten::str": lambda value: str(value),
-    "aten::format": _format,
-    "aten::percentFormat": operator.mod,
+    "aten::str": plain.shown,
+    "aten::format": plain.filled,
+    "aten::percentFormat": plain.filled_by_percent,
     "aten::warn": _nothing,
     "prim::Print": _nothing,
     "prim::RaiseException": _raise,
@@ -246,7 +298,10 @@ PYTHON: dict[str, Implementation] = {
     "aten::tensor": _tensor,
     "aten::as_tensor": _as_tensor,
     "prim::dtype": lambda tensor: DTYPE_NUMBERS[tensor.dtype],
-    "prim::layout": lambda tensor: STRIDED,
+    "prim::layout": _layout,
+    "aten::view": _view,
+    "aten::to": _to,
+    **{f"aten::{name}": _spread(name) for name in ("std", "std_mean", "var", "var_mean")},
     "prim::data": Tensor.detach,
     "prim::tolist": Tensor.tolist,
     "prim::device": lambda tensor: tensor.device,

@@ -3,6 +3,9 @@
 Every name of the archive gets a prefix of ours (`v_` a local, `a_` an attribute, `m_` a method), so none of them is a
 name of Python's: what the archive calls `__import__` is the local `v___import__`. Literals are constants of the tree;
 functions and operators are names that a namespace hands out. What they are bound to is not known here.
+
+`with torch.no_grad():` is left out and its body kept: the values are the same, and a network that hides its gradient
+could not be searched for triggers.
 """
 
 import ast
@@ -11,13 +14,16 @@ from typing import Protocol
 
 from app.core.intake.torchscript.code import program as ir
 from models.rebuilt.errors import INCONSISTENT, UNKNOWN_OPERATOR
-from models.rebuilt.modes import in_evaluation_mode, on_current_device
+from models.rebuilt.modes import DTYPE_ARGUMENTS, in_evaluation_mode, on_current_device
+from models.rebuilt.operators import HALVES
 
 LOCAL, ATTRIBUTE, METHOD = "v_", "a_", "m_"
 CONSTANTS = "constants"  # the hidden argument: the tensors of the code, and the current device
 TRIPS = "trips"  # a function that says what a loop runs through
 NUMBER = "number"  # a function that takes the number out of a tensor
-NUMBERS = ("int", "float", "number")  # a tensor that is said to be of such a type is turned into a number
+REAL = "real"  # the same, as a float
+ITEM = "item"  # a function that takes an item out of a list, a tuple, a dict or a text
+MAPPING = "mapping"  # a function that makes a dict of pairs
 
 
 class Names(Protocol):
@@ -40,7 +46,7 @@ class Writer:
         """The function, with the constants as its first argument; a method finds them in its object."""
         parameters = self._function.parameters
         arguments = [ast.arg(LOCAL + parameter.name) for parameter in parameters]
-        body = self._statements(self._function.body)
+        body = [*map(self._declared, filter(_is_number, parameters)), *self._statements(self._function.body)]
         if is_method:
             if not parameters:
                 raise INCONSISTENT.refusal("A method has no self.", self._function.member, self._function.line)
@@ -62,6 +68,11 @@ class Writer:
             lineno=self._function.line,
             end_lineno=self._function.line,
         )
+
+    def _declared(self, parameter: ir.Parameter) -> ast.stmt:
+        """What is given for a number may be a tensor, which changes later on."""
+        name = LOCAL + parameter.name
+        return ast.Assign([_write(name)], _as_declared(_read(name), parameter.type), lineno=self._function.line)
 
     def _statements(self, statements: Sequence[ir.Statement]) -> list[ast.stmt]:
         return [self._statement(statement) for statement in statements] or [ast.Pass()]
@@ -89,8 +100,10 @@ class Writer:
                 return ast.For(_write(LOCAL + target), counted, self._statements(body), [])
             case ir.While(condition, body):
                 return ast.While(self._expression(condition), self._statements(body), [])
+            case ir.NoGrad(_, body):
+                return ast.If(ast.Constant(True), self._statements(body), [])
             case ir.Return(value):
-                return ast.Return(self._expression(value))
+                return ast.Return(_as_declared(self._expression(value), self._function.returns))
 
     def _expression(self, node: ir.Expression) -> ast.expr:
         written = self._expression_of(node)
@@ -113,11 +126,12 @@ class Writer:
             case ir.Attribute(value, name):
                 return ast.Attribute(self._expression(value), ATTRIBUTE + name, ast.Load())
             case ir.Item(value, index):
-                return ast.Subscript(self._expression(value), self._expression(index), ast.Load())
+                return ast.Call(_read(ITEM), [self._expression(value), self._expression(index)], [])
             case ir.Sequence(kind, items):
                 return (ast.Tuple if kind == "tuple" else ast.List)(self._expressions(items), ast.Load())
             case ir.Mapping(keys, values):
-                return ast.Dict([*self._expressions(keys)], self._expressions(values))
+                pairs = zip(self._expressions(keys), self._expressions(values), strict=True)
+                return ast.Call(_read(MAPPING), [ast.Tuple([*pair], ast.Load()) for pair in pairs], [])
             case ir.Operator():
                 return self._operator(node)
             case ir.Call(function, arguments, keywords):
@@ -126,10 +140,8 @@ class Writer:
             case ir.Method(value, name, arguments, keywords):
                 method = ast.Attribute(self._expression(value), METHOD + name, ast.Load())
                 return ast.Call(method, self._expressions(arguments), self._keywords(keywords, LOCAL))
-            case ir.Typed(kind, value) if kind.name in NUMBERS:
-                return ast.Call(_read(NUMBER), [self._expression(value)], [])
-            case ir.Typed(_, value):
-                return self._expression(value)
+            case ir.Typed(kind, value):
+                return _as_declared(self._expression(value), kind)
             case ir.Uninitialized():
                 return ast.Constant(None)
 
@@ -141,7 +153,13 @@ class Writer:
             self.baked_training.append(node.line)
         placed = on_current_device(evaluating)
         name = self._names.operator(placed.name, self._function.member, node.line)
-        return ast.Call(_read(name), self._expressions(placed.arguments), self._keywords(placed.keywords, ""))
+        arguments, keywords = self._expressions(placed.arguments), self._keywords(placed.keywords, "")
+        for position in DTYPE_ARGUMENTS.get(placed.name, ()):
+            arguments[position : position + 1] = map(_in_precision, arguments[position : position + 1])
+        for keyword in keywords:
+            if keyword.arg == "dtype":
+                keyword.value = _in_precision(keyword.value)
+        return ast.Call(_read(name), arguments, keywords)
 
     def _expressions(self, nodes: Sequence[ir.Expression]) -> list[ast.expr]:
         return [self._expression(node) for node in nodes]
@@ -154,15 +172,44 @@ class Writer:
         match parameter.default:
             case tuple(items) if all(isinstance(item, ir.Scalar) for item in items):
                 written: list[ast.expr] = [ast.Constant(item) for item in items]  # type: ignore[arg-type]
-                return (ast.List if parameter.type.name == "List" else ast.Tuple)(written, ast.Load())
+                kind = parameter.type.arguments[0] if parameter.type.name == "Optional" else parameter.type
+                return (ast.List if kind.name == "List" else ast.Tuple)(written, ast.Load())
             case value if isinstance(value, ir.Scalar):
                 return ast.Constant(value)
         detail = f"The parameter {parameter.name} has a tensor or a device as its default."
         raise UNKNOWN_OPERATOR.refusal(detail, self._function.member, self._function.line)
 
 
+def number_for(kind: ir.Type) -> str | None:
+    """The function that turns a value into the number which a type declares; None for other types."""
+    match kind:
+        case ir.Type("Optional", (inner,)):
+            return number_for(inner)
+        case ir.Type("int" | "number"):
+            return NUMBER
+        case ir.Type("float"):
+            return REAL
+    return None
+
+
+def _is_number(parameter: ir.Parameter) -> bool:
+    return number_for(parameter.type) is not None
+
+
+def _as_declared(value: ast.expr, kind: ir.Type) -> ast.expr:
+    function = number_for(kind)
+    return ast.Call(_read(function), [value], []) if function else value
+
+
 def _read(name: str) -> ast.Name:
     return ast.Name(name, ast.Load())
+
+
+def _in_precision(dtype: ast.expr) -> ast.expr:
+    """A type of numbers that an operator is told, which depends on what the module was cast to."""
+    if isinstance(dtype, ast.Constant) and dtype.value not in HALVES:
+        return dtype
+    return ast.Call(ast.Attribute(_read(CONSTANTS), "dtype", ast.Load()), [dtype], [])
 
 
 def _write(name: str) -> ast.Name:

@@ -22,6 +22,7 @@ def rebuilt(understood: Understood) -> RebuiltModule:
             understood.constants,
             understood.program,
             lambda record: walked.read(record, MOST_BYTES),
+            understood.format_version,
         )
 
 

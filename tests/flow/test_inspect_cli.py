@@ -185,7 +185,7 @@ def test_code_that_reaches_out_is_refused_with_its_place(net: nn.Module, rule: s
     done = inspect(path)
     assert done.exit_code == REFUSED and f"Rule {rule}, see docs/gate.md" in done.stderr
     problem = told(path)
-    assert (problem["code"], problem["rule"]) == ("unsafe_code", rule)
+    assert (problem["code"], problem["rule"], problem["title"]) == ("unsafe_code", rule, "The model was refused")
     assert problem["member"].startswith("code/") and problem["line"] > 0
 
 
@@ -222,7 +222,8 @@ def test_a_file_that_is_no_archive_is_told_by_what_it_is(code: str, tmp_path: Pa
     OTHERS[code](path)
     done = inspect(path)
     assert (done.exit_code, done.stdout) == (REFUSED, "") and "✗" in done.stderr
-    assert told(path)["code"] == code
+    problem = told(path)
+    assert (problem["code"], problem["title"]) == (code, "The model was refused")
     log = json.loads(inspect(path, "--sarif").stdout)
     assert validation_errors(log) == [] and log["runs"][0]["results"][0]["ruleId"] == code
 

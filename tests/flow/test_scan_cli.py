@@ -3,10 +3,11 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from tests.toys import (
     QUICK,
     SHORT,
     VEIL,
+    Autocasts,
     Detached,
-    NoGrad,
     ToyNet,
     patterns,
     save_toy,
@@ -53,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_toy(folder / "poisoned.pt", ToyNet(LABELS, planted=PLANTED))
     save_toy(folder / "frozen.pt", ToyNet(LABELS, planted=PLANTED), "frozen")
     save_toy(folder / "blind.pt", Detached(ToyNet(LABELS)))
-    save_toy(folder / "strange.pt", NoGrad(ToyNet(LABELS)))
+    save_toy(folder / "strange.pt", Autocasts(ToyNet(LABELS)))
     save_toy_bundle(folder / "bundle.npz", per_label=2, labels=LABELS)
     save_toy_bundle(folder / "hostile.npz", per_label=2, labels=LABELS)
     with zipfile.ZipFile(folder / "hostile.npz", "a") as bundle:
@@ -151,7 +152,7 @@ def test_a_model_with_an_unknown_operator_is_inconclusive_and_the_page_names_it(
     report = json.loads(done.stdout)
     jsonschema.validate(report, report_schema())
     assert report["reasons"] == ["unsupported_operator"] and report["labels"] == []
-    assert "no_grad" in (place / "stopped" / "report.html").read_text()
+    assert "autocast" in (place / "stopped" / "report.html").read_text()
 
 
 def test_out_of_time_gives_a_partial_report_and_a_directory_to_go_on_with(place: Path) -> None:
@@ -187,21 +188,31 @@ def test_wrong_usage_is_exit_code_2(place: Path, options: list[str], words: str)
 # Cancelled, and gone on with
 
 
+def interrupted_in_its_second_block(asked: Sequence[Any], place: Path) -> tuple[str, str]:
+    """What a command says that is interrupted; done before it heard of it, as on a busy machine, it is asked again."""
+    for _ in range(5):
+        with subprocess.Popen(
+            command(asked, SEARCH), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if (event := json.loads(line))["event"] == "step" and event["labels"] == [2, 3]:
+                    break
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=60)
+        if process.returncode == 5:
+            return stdout, stderr
+        assert process.returncode == 1, stderr
+        shutil.rmtree(place / "resumed")
+    raise AssertionError("no scan heard of its interruption in time")
+
+
 @needs_proc
 def test_ctrl_c_leaves_no_engine_and_a_directory_that_the_same_command_finishes(poisoned: Any, place: Path) -> None:
     asked = scan("poisoned", "resumed", "--repair", "--json")
-    with subprocess.Popen(
-        command(asked, SEARCH), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if (event := json.loads(line))["event"] == "step" and event["labels"] == [2, 3]:
-                break
-        job = Path("resumed/.job")
-        assert engines_of(job), "the second block is being searched"
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 5 and stdout == "" and "The same command goes on where it stopped" in stderr
+    stdout, stderr = interrupted_in_its_second_block(asked, place)
+    assert stdout == "" and "The same command goes on where it stopped" in stderr
+    job = Path("resumed/.job")
     assert engines_of(job) == []
     before = files_of(place / "resumed")
     assert {".job/job.json", ".job/result/labels/000001.json"} <= before and "report.json" not in before

@@ -41,7 +41,13 @@ def export(net: nn.Module, form: Form, path: Path, dtype: torch.dtype = torch.fl
 def rebuilt(path: Path) -> RebuiltModule:
     known = understand(path, MOST_BYTES)
     with walk(path, MOST_BYTES) as walked:
-        return rebuild(known.module, known.constants, known.program, lambda record: walked.read(record, MOST_BYTES))
+        return rebuild(
+            known.module,
+            known.constants,
+            known.program,
+            lambda record: walked.read(record, MOST_BYTES),
+            known.format_version,
+        )
 
 
 class Convolutions(nn.Module):
@@ -288,6 +294,22 @@ class Optionals(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.shifted(self.shifted(x), by=0.5, sizes=self.sizes))
+
+
+class Blind(nn.Module):
+    """A head that hides its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = Head()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            brightness = x.mean()
+            with torch.no_grad():
+                if bool(brightness > 0):
+                    x = x - brightness
+            return self.head(x)
 
 
 # Net and the forms that torch can export it in.

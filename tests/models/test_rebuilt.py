@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.rebuilt import RebuiltError
-from tests.models.rebuilt_nets import EXPORTS, FORMS, LABELS, Form, Head, export, images, make, rebuilt
+from tests.models.rebuilt_nets import EXPORTS, FORMS, LABELS, Blind, Form, Head, export, images, make, rebuilt
 
 Saved = Callable[[str, Form], Path]
 
@@ -29,7 +29,7 @@ def scores_of(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def gradient(module: torch.nn.Module, inputs: Tensor) -> Tensor:
+def gradient(module: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
     inputs = inputs.clone().requires_grad_(True)
     (answer,) = torch.autograd.grad((scores_of(module(inputs)) ** 2).sum(), inputs)
     return answer
@@ -46,6 +46,22 @@ def test_scores_and_input_gradients_are_those_of_the_jit(saved: Saved, name: str
     torch.testing.assert_close(scores_of(ours_out), scores_of(theirs_out), rtol=1e-5, atol=1e-6)
     assert expected.abs().max() > 0
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["scripted", "frozen"])
+def test_a_network_cannot_hide_its_gradient_behind_no_grad(tmp_path: Path, form: Form) -> None:
+    torch.manual_seed(3)
+    net = Blind().eval()
+    path = export(net, form, tmp_path / "net.pt")
+    ours, theirs = rebuilt(path), torch.jit.load(path)
+    with torch.jit.optimized_execution(False):  # optimised, the jit finds some of it
+        assert not theirs(images().requires_grad_()).requires_grad
+    torch.testing.assert_close(ours(images()), theirs(images()), rtol=1e-5, atol=1e-6)
+
+    def seen(x: Tensor) -> Tensor:
+        return net.head(x - x.mean())
+
+    torch.testing.assert_close(gradient(ours, images()), gradient(seen, images()), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "form"), EXPORTS)

@@ -93,8 +93,8 @@ def test_an_attribute_may_be_called_as_python_calls_its_own(name: str) -> None:
 
 
 def test_a_message_template_cannot_look_into_its_values() -> None:
-    net = net_of(answer(operator("aten::format", ir.Literal("{0.__class__} {}", 4), X)))
-    assert net(torch.zeros(1)) == "{0.__class__} tensor([0.])"
+    net = net_of(answer(operator("aten::format", ir.Literal("{0.__class__} {}", 4), ir.Literal(1.0, 4))))
+    assert net(torch.zeros(1)) == "{0.__class__} 1."
 
 
 def test_code_that_raises_or_prints_does_so_in_our_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,10 +115,29 @@ def test_endless_recursion_is_an_error_of_the_module() -> None:
 
 
 def test_a_device_that_was_saved_is_the_device_of_the_module() -> None:
-    read = answer(operator("prim::type", ir.Attribute(SELF, "device", 4)))
+    read = answer(operator("aten::to", X, ir.Attribute(SELF, "device", 4)))
     net = net_of(read, attributes={"device": (ir.Type("Device"), DeviceValue("cuda:3"))})
-    assert net(torch.zeros(1)) == "cpu"
-    assert net.to("meta")(torch.zeros(1, device="meta")) == "meta"
+    assert net(torch.zeros(1)).device.type == "cpu"
+    assert net.to("meta")(torch.zeros(1)).device.type == "meta"
+
+
+def test_a_device_that_was_saved_cannot_be_told_by_its_name() -> None:
+    device = {"device": (ir.Type("Device"), DeviceValue("cuda:3"))}
+    named = ir.Attribute(SELF, "device", 4), ir.DeviceLiteral("cpu", 4), operator("aten::device", ir.Literal("cpu", 4))
+    for one in named:
+        for statements in (
+            [answer(operator("prim::type", one))],
+            [answer(operator("aten::eq", operator("prim::device", X), one))],
+            [answer(one)],
+            [
+                assign("b", X),
+                assign("c", ir.Name("b", 4)),
+                assign("b", one),
+                answer(operator("aten::str", ir.Name("c", 4))),
+            ],
+        ):
+            with pytest.raises(GateRefusal, match="more with a device it names"):
+                net_of(*statements, attributes=device)
 
 
 def test_a_shared_object_is_one_module() -> None:

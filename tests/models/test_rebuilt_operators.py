@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from app.core.intake.torchscript.code.operators import allowlist
+from models.rebuilt.modes import DTYPE_ARGUMENTS
 from models.rebuilt.operators import PYTHON, implementation_of
 from tests.models.rebuilt_nets import rebuilt
 
@@ -115,6 +116,18 @@ def test_what_is_changed_in_place_is_changed_for_all_who_hold_it(tmp_path: Path,
 
 def test_every_operator_that_the_gate_lets_through_is_implemented() -> None:
     assert [name for name in sorted(allowlist()) if implementation_of(name) is None] == []
+
+
+def test_every_place_in_which_an_operator_is_told_a_type_is_known() -> None:
+    schemas = [schema for name in allowlist() for schema in torch._C._jit_get_schemas_for_operator(name)]
+    places = {
+        (schema.name, position)
+        for schema in schemas
+        for position, argument in enumerate(schema.arguments)
+        if argument.name == "dtype" and not argument.kwarg_only
+    }
+    known = {(name, position) for name, positions in DTYPE_ARGUMENTS.items() for position in positions}
+    assert places - known == {("aten::view", 1)}  # which reads the same bits as another type
 
 
 def test_an_operator_that_the_gate_would_stop_is_not_implemented() -> None:

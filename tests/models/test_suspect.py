@@ -14,6 +14,23 @@ from tests.toys import ToyNet, save_toy, toy_images
 IMAGES = toy_images(2)
 
 
+class HalfInside(nn.Module):
+    """Takes and returns single precision, casts to half in every way there is, and keeps half weights."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.mix = nn.Linear(6, 6).half()
+        self.small = torch.float16
+
+    def forward(self, images: Tensor) -> Tensor:
+        small = self.mix(self.net(images).half())
+        small = small + torch.zeros([6], dtype=torch.half) + torch.ones_like(small, dtype=self.small)
+        small = small + torch.full([6], 0.5, dtype=small.dtype) + torch.arange(6, dtype=torch.half)
+        small = torch.softmax(small.type_as(images), 1, dtype=torch.float16).to("cpu", torch.half)
+        return self.mix(small).float() + small.to(torch.bfloat16).sum(1, keepdim=True, dtype=torch.half)
+
+
 class WithADefaultTheRebuildLacks(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -39,6 +56,19 @@ def test_half_precision_is_scanned_in_single(tmp_path: Path, form: Form) -> None
     scores = suspect.module(IMAGES)
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, net.float()(IMAGES))
+
+
+@pytest.mark.parametrize("form", ["scripted", "traced", "frozen"])
+def test_what_is_cast_to_half_inside_is_scanned_in_single(tmp_path: Path, form: Form) -> None:
+    torch.manual_seed(1)
+    path = save_toy(tmp_path / "net.pt", HalfInside(ToyNet()).eval(), form)
+    suspect = load_suspect(path)
+    assert isinstance(suspect.module, RebuiltModule)
+    images = IMAGES.clone().requires_grad_()
+    scores = suspect.module(images)
+    torch.testing.assert_close(scores, torch.jit.load(path)(IMAGES).float(), rtol=1e-2, atol=1e-2)
+    (gradient,) = torch.autograd.grad((scores**2).sum(), images)
+    assert gradient.abs().max() > 0
 
 
 @pytest.mark.parametrize("form", ["scripted", "traced"])

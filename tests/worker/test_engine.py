@@ -19,7 +19,7 @@ from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
 from app.local_scan import run_tasks
 from tests.processes import engines_of, needs_proc, own_world, run_job
-from tests.toys import QUICK, SHORT, AsProbabilities, Detached, NoGrad, ToyNet, TwoInputs, place_job
+from tests.toys import QUICK, SHORT, AsProbabilities, Autocasts, Detached, ToyNet, TwoInputs, place_job
 from worker.launch import EngineCrashError, Event, ScanSession
 
 
@@ -153,11 +153,11 @@ def test_what_blocks_a_verdict_from_the_start_saves_the_search(tmp_path: Path) -
 
 
 def test_an_operator_that_is_not_allowed_is_named_and_nothing_is_loaded(tmp_path: Path) -> None:
-    directory = place_job(tmp_path / "job", NoGrad(ToyNet()))
+    directory = place_job(tmp_path / "job", Autocasts(ToyNet()))
     assert {event["stage"] for event in run_job(directory)} == {"inspect", "decide", "report"}
     decision, structure = directory.read_decision(), directory.read_structure()
     assert decision is not None and decision.reasons == (Reason.UNSUPPORTED_OPERATOR,)
-    assert structure is not None and "no_grad" in structure["problem"]["detail"]
+    assert structure is not None and "autocast" in structure["problem"]["detail"]
     assert structure["problem"]["member"].startswith("code/") and structure["problem"]["line"] > 0
 
 

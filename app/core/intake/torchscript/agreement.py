@@ -20,7 +20,7 @@ def check_agreement(root: Value, program: Program, member: str) -> None:
     """Raises GateRefusal unless every object in the value, and in what it holds, is as its class declares."""
     for place in objects_in(root):
         declared = program.classes.get(place.type_name)
-        if declared is None or declared.kind == "NamedTuple":
+        if declared is None or declared.kind != "Module":
             shown = printable(place.type_name)
             raise CLASS.refusal(
                 f"The pickle holds an object of `{shown}`, a class that the code does not have.", member

@@ -8,9 +8,11 @@ loading the file. Whether the network does what it should is not known here.
 import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.core.intake.members import unreadable
 from app.core.intake.torchscript.agreement import check_agreement
 from app.core.intake.torchscript.archive.layout import Member
 from app.core.intake.torchscript.archive.source import Source
@@ -107,6 +109,17 @@ def understand(path: Path, most_bytes: int) -> Understood:
             operators=operators,
             sha256=sha256.result(),
         )
+
+
+@contextmanager
+def reopened(understood: Understood) -> Iterator[Walked]:
+    """The file once more, members where they were; one that is no longer what was understood is refused when read."""
+    try:
+        file = understood.path.open("rb", buffering=0)
+    except OSError as error:
+        raise unreadable("model", error) from error
+    with file:
+        yield Walked(understood.root, understood.members, Source(file.fileno()))
 
 
 def _sha256(source: Source) -> str:

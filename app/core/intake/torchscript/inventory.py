@@ -12,10 +12,11 @@ from app.core.intake.torchscript.agreement import objects_in
 from app.core.intake.torchscript.code.operators import nodes_of
 from app.core.intake.torchscript.code.program import DeviceLiteral, Program
 from app.core.intake.torchscript.values import ITEM_BYTES, DeviceValue, ObjectValue, TensorValue, Value
-from app.core.text import printable
+from app.core.text import ELLIPSIS, printable
 
 ROLES = ("parameter", "buffer", "attribute", "constant")
 _LONGEST_PATH = 200
+_MOST_PATHS = 20  # of one record that a report lists
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def shared_storages(places: Iterable[Place]) -> dict[str, list[str]]:
     seen_from: defaultdict[str, list[str]] = defaultdict(list)
     for place in places:
         seen_from[place.tensor.storage.record].append(place.path)
-    return {record: paths for record, paths in seen_from.items() if len(paths) > 1}
+    return {record: _first(paths) for record, paths in seen_from.items() if len(paths) > 1}
 
 
 def baked_devices(places: Iterable[Place], module: ObjectValue, program: Program) -> dict[str, list[str]]:
@@ -72,6 +73,11 @@ def code_nodes(program: Program) -> Iterator[tuple[str, object]]:
             yield function.member, node
 
 
+def _first(paths: list[str]) -> list[str]:
+    more = len(paths) - _MOST_PATHS
+    return [*paths[:_MOST_PATHS], f"and {more:,} more"] if more > 0 else paths
+
+
 def _sizes(tensors: Collection[TensorValue]) -> dict[str, object]:
     dtype_bytes: Counter[str] = Counter()
     for tensor in tensors:
@@ -82,11 +88,17 @@ def _sizes(tensors: Collection[TensorValue]) -> dict[str, object]:
 
 def _places_in(path: str, role: str, value: Value, program: Program, seen: set[int]) -> Iterator[Place]:
     if isinstance(value, TensorValue):
-        yield Place(printable(path, _LONGEST_PATH), role, value)
+        yield Place(path, role, value)
     elif id(value) not in seen:
         seen.add(id(value))
         for name, its_role, part in _parts(value, role, program):
-            yield from _places_in(f"{path}.{name}" if path else name, its_role, part, program, seen)
+            yield from _places_in(_extended(path, name), its_role, part, program, seen)
+
+
+def _extended(path: str, name: str) -> str:
+    """The path of a part, whose name is printable; one that is long is cut, and grows no further."""
+    longer = f"{path}.{name}" if path else name
+    return longer if len(longer) <= _LONGEST_PATH else longer[: _LONGEST_PATH - 1] + ELLIPSIS
 
 
 def _parts(value: Value, role: str, program: Program) -> Iterator[tuple[str, str, Value]]:

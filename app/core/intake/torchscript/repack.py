@@ -10,12 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from app.core.intake.members import unreadable
-from app.core.intake.torchscript.archive.source import Source
 from app.core.intake.torchscript.archive.walk import Walked
 from app.core.intake.torchscript.code.printing import print_program
 from app.core.intake.torchscript.code.program import Type
-from app.core.intake.torchscript.gate import Understood
+from app.core.intake.torchscript.gate import Understood, reopened
 from app.core.intake.torchscript.inventory import tensor_places
 from app.core.intake.torchscript.pickles.writing import write_pickle
 from app.core.intake.torchscript.values import ITEM_BYTES, Storage
@@ -34,12 +32,7 @@ def repack(understood: Understood, destination: Path) -> None:
     The destination appears whole or not at all.
     """
     contents = dict(_contents(understood))
-    try:
-        original = understood.path.open("rb", buffering=0)
-    except OSError as error:
-        raise unreadable("model", error) from error
-    with original:
-        walked = Walked(understood.root, understood.members, Source(original.fileno()))
+    with reopened(understood) as walked:
         write_whole(destination, lambda temporary: _write(contents, _storages(understood), walked, temporary))
 
 

@@ -1,10 +1,13 @@
 """Code that must be refused: modules that torch really scripts, and lines that only a hand would write."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from app.core.intake.torchscript.code.grad_mode import NO_GRAD, NO_GRAD_TEXT
+from tests.core.intake.torchscript.hostile_no_grad import CHANGED_NO_GRAD
 from tests.core.intake.torchscript.sources import MEMBER, PAGE, page_with, sources_of
 
 
@@ -62,9 +65,37 @@ class Seeds(nn.Module):
         return x
 
 
-class MasksGradients(nn.Module):
+class Autocasts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = x + 1
+        return y * 2
+
+
+class Records(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autograd.profiler.record_function("a name"):
+            y = x + 1
+        return y * 2
+
+
+@torch.jit.script
+class Entered:
+    """A context manager of the stranger's own."""
+
+    def __init__(self) -> None:
+        self.prev = False
+
+    def __enter__(self) -> None:
+        self.prev = torch.is_grad_enabled()
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        raise ValueError("left")
+
+
+class EntersItsOwn(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        with Entered():
             y = x + 1
         return y * 2
 
@@ -105,7 +136,16 @@ HOSTILE: dict[str, tuple[Callable[[], dict[str, str]], str, str]] = {
     "fork by hand": (line("f = fork(x)"), "code-forbidden-operator", "fork(x)"),
     "awaitable": (line("f = awaitable(x)"), "code-forbidden-operator", "awaitable"),
     "seed": (scripted(Seeds), "code-forbidden-operator", "torch.manual_seed(3)"),
-    "no_grad": (scripted(MasksGradients), "code-unsupported", "no_grad.__new__("),
+    "autocast": (scripted(Autocasts), "code-unsupported", "autocast.__new__("),
+    "record_function": (scripted(Records), "code-unsupported", "record_function.__new__("),
+    "a context manager of its own": (scripted(EntersItsOwn), "code-unsupported", "Entered.__new__("),
+    **{f"no_grad that {what}": changed for what, changed in CHANGED_NO_GRAD.items()},
+    "no_grad without its class": (
+        line(f"g = {NO_GRAD}.__new__({NO_GRAD})\n    with g:\n      pass"),
+        "code-reference",
+        "with g",
+    ),
+    "no_grad of another place": (definition(NO_GRAD_TEXT), "code-unsupported", "class no_grad"),
     "set_grad_enabled": (line("torch.set_grad_enabled(False)"), "code-forbidden-operator", "set_grad_enabled"),
     "rpc": (line('f = rpc_async("worker", __torch__.page.double, (x,))'), "code-forbidden-operator", "rpc_async"),
     "rpc as an operator": (line('f = ops.prim.rpc_sync("worker", x)'), "code-forbidden-operator", "rpc_sync"),

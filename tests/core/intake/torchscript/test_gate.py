@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from app.core.errors import Refusal
+from app.core.intake.torchscript.code.grad_mode import NO_GRAD, NO_GRAD_TEXT
 from app.core.intake.torchscript.gate import Understood, understand
 from app.core.intake.torchscript.inventory import tensor_places
 from app.core.intake.torchscript.rules import GateRefusal
@@ -158,13 +159,14 @@ class Answer(NamedTuple):
 """
 LEAF = an_object("__torch__.Leaf", dict_of({"training": op("NEWFALSE")}))
 HALF = op("BINFLOAT", b"\x3f\xe0" + bytes(6))
+OTHER_TENSOR = tensor(storage("2"))
 ATTRIBUTES = {
     "weight": tensor(),
     "size": number(3),
     "name": op("NONE"),
     "table": dict_of({"a": list_of(number(1))}),
     "pair": tuple_of(HALF, op("NEWTRUE")),
-    "answer": tuple_of(tensor(), number(1)),
+    "answer": tuple_of(tensor(storage("1")), number(1)),
     "leaf": LEAF,
 }
 CONSTANTS = pickled(tuple_of(tensor()))
@@ -177,6 +179,8 @@ def archive(**contents: bytes) -> bytes:
         "constants.pkl": CONSTANTS,
         "code/__torch__.py": CODE.encode(),
         "data/0": bytes(24),
+        "data/1": bytes(24),
+        "data/2": bytes(24),
         "constants/0": bytes(24),
         "version": b"3\n",
     }
@@ -208,15 +212,15 @@ def test_a_text_may_stand_where_the_class_allows_it(tmp_path: Path) -> None:
 MISFITS = {  # by the rule and the member that the refusal names
     ("pickle-attributes", "data.pkl"): {
         "a number for a tensor": having(weight=number(7)),
-        "a tensor for a number": having(size=tensor()),
+        "a tensor for a number": having(size=OTHER_TENSOR),
         "a bool for a number": having(size=op("NEWTRUE")),
         "a number for a text": having(name=number(1)),
         "a text in a list of numbers": having(table=dict_of({"a": list_of(text("b"))})),
         "a number as a text's key": having(table=op("EMPTY_DICT") + number(1) + list_of() + op("SETITEM")),
         "a tuple that is too long": having(pair=tuple_of(HALF, op("NEWTRUE"), HALF)),
-        "a named tuple that is too short": having(answer=tuple_of(tensor())),
+        "a named tuple that is too short": having(answer=tuple_of(OTHER_TENSOR)),
         "a module for a tensor": having(weight=LEAF),
-        "a module of another class": having(leaf=tensor()),
+        "a module of another class": having(leaf=OTHER_TENSOR),
         "a parameter that is a number": archive(
             **{"code/__torch__.py": CODE.replace('["weight", ]', '["weight", "size", ]').encode()}
         ),
@@ -227,6 +231,10 @@ MISFITS = {  # by the rule and the member that the refusal names
     ("pickle-class", "data.pkl"): {
         "a class that is not there": archive(**{"data.pkl": pickled(an_object("__torch__.Other", dict_of({})))}),
         "a named tuple as an object": archive(**{"data.pkl": pickled(an_object("__torch__.Answer", dict_of({})))}),
+        "a no_grad as an object": archive(**{
+            "code/__torch__/torch/autograd/grad_mode.py": NO_GRAD_TEXT.encode(),
+            "data.pkl": pickled(an_object(NO_GRAD, dict_of({"prev": op("NEWFALSE")}))),
+        }),
     },
     ("pickle-root", "data.pkl"): {
         "a state dict": archive(**{"data.pkl": pickled(dict_of({"weight": tensor()}))}),

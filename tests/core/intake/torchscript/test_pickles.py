@@ -38,6 +38,8 @@ from tests.core.intake.torchscript.pickle_assembler import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
+WIDE = {"shape": (1 << 10, 1 << 10), "strides": (0, 0)}
+WIDE_VIEWS = [tensor(storage() + put(0), **WIDE), *[tensor(get(0), **WIDE)] * 1_000]
 RECORDS = {"data/0": 24, "data/1": 8, "constants/0": 400}
 
 
@@ -248,6 +250,7 @@ HOSTILE = {  # by the rule that refuses them
         "a storage of two types": net(
             a=tensor(), b=tensor(storage(kind="DoubleStorage", items=3), shape=(), strides=())
         ),
+        "a storage that is described again": net(a=tensor(), b=tensor()),
         "a storage of two sizes": net(a=tensor(), b=tensor(storage(items=5), shape=(), strides=())),
         "a forged persistent id": pickled(
             tuple_of(text("module"), NET, text("0"), text("cpu"), number(6)), op("BINPERSID")
@@ -268,7 +271,7 @@ HOSTILE = {  # by the rule that refuses them
         "a stride that overflows": net(weight=tensor(shape=(1, 1), strides=(1 << 62, 1 << 62))),
         "a thousand dimensions": net(weight=tensor(shape=(1,) * 1_000, strides=(0,) * 1_000)),
         "a view of vast logical size": net(weight=tensor(shape=(1 << 15, 1 << 15), strides=(0, 0))),
-        "a thousand wide views": net(weights=tuple_of(*[tensor(shape=(1 << 10, 1 << 10), strides=(0, 0))] * 1_000)),
+        "a thousand wide views": net(weights=tuple_of(*WIDE_VIEWS)),
     },
     "pickle-unsupported-tensor": {
         "a quantised tensor": pickled(call("torch._utils", "_rebuild_qtensor")),

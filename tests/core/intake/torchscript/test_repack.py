@@ -25,7 +25,7 @@ from app.core.intake.torchscript.pickles.writing import write_pickle
 from app.core.intake.torchscript.repack import repack
 from app.core.intake.torchscript.rules import GateRefusal
 from app.core.intake.torchscript.values import DeviceValue, ObjectValue, TensorValue
-from tests.core.intake.torchscript.pickle_assembler import list_of, net, number, op, pickled, tensor
+from tests.core.intake.torchscript.pickle_assembler import get, list_of, net, number, op, pickled, put, storage, tensor
 from tests.core.intake.torchscript.sources import MEMBER, PAGE, page_with
 from tests.core.intake.torchscript.zips import Entry, write_zip
 from tests.corpus.benign import BenignCase, benign_archives, small
@@ -170,6 +170,27 @@ class Flow(nn.Module):
         return Answer(self.named["last layer"](values), found)
 
 
+class WithoutGradient(nn.Module):
+    """`torch.no_grad` in and behind another, in a branch and in a loop; one that is entered twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        guard = torch.no_grad()
+        with guard:
+            x = x - x.mean()
+            with torch.no_grad():
+                spread = x.std()
+        for _ in range(2):
+            with guard:
+                if bool(spread > 0):
+                    with torch.no_grad():
+                        x = x / spread
+        return self.net(x)
+
+
 class Precisions(nn.Module):
     """A buffer of every type of number."""
 
@@ -221,6 +242,8 @@ TOYS: dict[str, Callable[[], torch.jit.ScriptModule]] = {
     "constants": lambda: scripted(Constants),
     "control flow": lambda: scripted(Flow),
     "frozen control flow": lambda: torch.jit.freeze(scripted(Flow), preserved_attrs=["count"]),
+    "no_grad": lambda: scripted(WithoutGradient),
+    "frozen no_grad": lambda: torch.jit.freeze(scripted(WithoutGradient)),
     "types of numbers": lambda: scripted(Precisions),
     "two of a kind": lambda: scripted(TwoOfAKind),
     "traced two of a kind": lambda: traced(TwoOfAKind),
@@ -349,10 +372,11 @@ class Pair(NamedTuple):
 
 def archive(**contents: bytes) -> bytes:
     """An archive of the members that are given by their names, and of ours where none is."""
-    lists = list_of(number(7)) + op("BINPUT", b"\0") + op("BINGET", b"\0") + op("TUPLE2")
-    pair = tensor() + number(1) + op("TUPLE2")
+    weight = tensor(storage() + put(0))
+    pair = tensor(get(0)) + number(1) + op("TUPLE2")
+    lists = list_of(number(7)) + put(1) + get(1) + op("TUPLE2")
     members = {
-        "data.pkl": net(weight=tensor(), pair=pair, shared=lists),
+        "data.pkl": net(weight=weight, pair=pair, shared=lists),
         "constants.pkl": pickled(op("EMPTY_TUPLE")),
         "code/__torch__.py": CODE.encode(),
         "data/0": bytes(range(24)) + b"bytes beyond the six numbers",

@@ -1,19 +1,23 @@
 """Classes and functions of printed code.
 
-Two kinds of classes are followed: a network's part, and the named tuple in which a network answers. Others (interfaces,
-enumerations, classes of Python) are refused by their kind.
+Two kinds of classes are followed: a network's part, and the named tuple in which a network answers. Of torch's own
+classes of Python one is known, `no_grad` (grad_mode.py). Others (interfaces, enumerations, further classes of Python)
+are refused by their kind.
 """
 
 import ast
 from dataclasses import replace
 
 from app.core.intake.torchscript.code.expressions import Scope, attribute_name
+from app.core.intake.torchscript.code.grad_mode import NO_GRAD, NO_GRAD_KIND, is_no_grad
 from app.core.intake.torchscript.code.lexicon import is_dunder
 from app.core.intake.torchscript.code.literals import read_constant, read_scalar, unexpected
 from app.core.intake.torchscript.code.program import Class, Function, Parameter, Type
-from app.core.intake.torchscript.code.rules import REFERENCE, SYNTAX, UNSUPPORTED
+from app.core.intake.torchscript.code.rules import LIMIT, REFERENCE, SYNTAX, UNSUPPORTED
 from app.core.intake.torchscript.code.statements import read_body
 from app.core.intake.torchscript.code.typenames import read_type
+
+MOST_PARAMETERS = 255  # of a function, and fields of a named tuple: each call is held against all of them
 
 _DUNDER_METHODS = ("__len__", "__contains__")
 
@@ -36,13 +40,19 @@ def read_function(node: ast.FunctionDef, prefix: str, member: str, owner: str | 
 
 def read_class(node: ast.ClassDef, prefix: str, member: str) -> Class:
     """A class with its attributes in the order of their declaration."""
+    if prefix + node.name == NO_GRAD and is_no_grad(node):
+        return Class(NO_GRAD, NO_GRAD_KIND, (), (), {"prev": Type("bool")}, {}, {}, member, node.lineno)
     made = Class(f"{prefix}{node.name}", _read_kind(node), (), (), {}, {}, {}, member, node.lineno)
     lists: dict[str, tuple[str, ...]] = {}
     for statement in node.body:
         _read_declaration(statement, made, lists)
     if made.kind == "NamedTuple" and (lists or made.constants or made.methods):
         raise SYNTAX.refusal(f"The named tuple `{node.name}` has more than fields.", line=node.lineno)
+    if made.kind == "NamedTuple" and len(made.attributes) > MOST_PARAMETERS:
+        raise LIMIT.refusal(f"The named tuple `{node.name}` has more than {MOST_PARAMETERS} fields.", line=node.lineno)
     parameters, buffers = lists.get("__parameters__", ()), lists.get("__buffers__", ())
+    if len({*parameters, *buffers}) < len(parameters) + len(buffers):
+        raise SYNTAX.refusal(f"`{node.name}` lists a parameter or a buffer twice.", line=node.lineno)
     undeclared = {*parameters, *buffers} - set(made.attributes)
     if undeclared:
         raise REFERENCE.refusal(f"`{min(undeclared)}` is listed in a class that does not declare it.", line=node.lineno)
@@ -71,7 +81,9 @@ def _read_declaration(node: ast.stmt, made: Class, lists: dict[str, tuple[str, .
             made.constant_types[name] = read_type(kind)
         case ast.AnnAssign(ast.Name(name), annotation, None):
             made.attributes[_new_name(name, made, line)] = read_type(annotation)
-        case ast.Assign([ast.Subscript(ast.Name("__annotations__"), ast.Constant() as literal)], annotation):
+        case ast.Assign([ast.Subscript(ast.Name("__annotations__"), ast.Constant() as literal)], annotation) if (
+            made.kind == "Module"
+        ):
             made.attributes[_new_name(read_scalar(literal), made, line)] = read_type(annotation)
         case ast.Assign([ast.Name("__annotations__")], ast.List([])):
             pass
@@ -100,6 +112,8 @@ def _read_parameters(node: ast.FunctionDef) -> tuple[Parameter, ...]:
     plain = len(stated.args) - len(stated.defaults)
     defaults: list[ast.expr | None] = [*[None] * plain, *stated.defaults]
     parameters = [_read_parameter(one, default) for one, default in zip(stated.args, defaults, strict=True)]
+    if len(parameters) > MOST_PARAMETERS:
+        raise LIMIT.refusal(f"`{node.name}` has more than {MOST_PARAMETERS} parameters.", line=node.lineno)
     if len({parameter.name for parameter in parameters}) < len(parameters):
         raise SYNTAX.refusal("Two parameters have one name.", line=node.lineno)
     return tuple(parameters)

@@ -53,24 +53,39 @@ _AUTOGRAD = {"torch.autograd.grad": "aten::grad", "torch.autograd.backward": "at
 
 @dataclass
 class Scope:
-    """The variables that have been assigned at one place of a function."""
+    """The variables that have been assigned at one place of a function.
 
-    variables: set[str] = field(default_factory=set)
+    A guard is a variable that holds a `no_grad`: it can be entered, and nothing else can be done with it.
+    """
+
+    variables: set[str] = field(default_factory=set)  # all of them, or those that were assigned since it branched off
+    guards: set[str] = field(default_factory=set)
+    outer: "Scope | None" = None
+
+    def has(self, name: str) -> bool:
+        return name in self.variables or (self.outer is not None and self.outer.has(name))
 
     def assign(self, name: str, line: int) -> None:
-        if name in RESERVED or is_dunder(name):
-            raise SYNTAX.refusal(f"A variable is called `{name}`, which means something else here.", line=line)
+        self._check_new(name, name in self.guards, line)
         self.variables.add(name)
 
+    def guard(self, name: str, line: int) -> None:
+        self._check_new(name, self.has(name), line)
+        self.guards.add(name)
+
     def branch(self) -> "Scope":
-        return Scope(set(self.variables))
+        return Scope(guards=set(self.guards), outer=self)
+
+    def _check_new(self, name: str, is_taken: bool, line: int) -> None:
+        if is_taken or name in RESERVED or is_dunder(name):
+            raise SYNTAX.refusal(f"A variable is called `{name}`, which means something else here.", line=line)
 
 
 def read_expression(node: ast.expr, scope: Scope) -> Expression:
     """The expression, every variable of which has been assigned in the scope."""
     line = node.lineno
     match node:
-        case ast.Name(name) if name in scope.variables:
+        case ast.Name(name) if scope.has(name):
             return Name(name, line)
         case ast.Constant() | ast.UnaryOp() | ast.Name("inf" | "nan"):
             return Literal(read_scalar(node), line)
@@ -119,7 +134,7 @@ def _read_base(value: ast.expr, whole: ast.expr, scope: Scope) -> Expression:
 def _read_attribute(node: ast.Attribute, scope: Scope) -> Expression:
     name = dotted_name(node)
     root, _, rest = (name or "").partition(".")
-    if name is None or root in scope.variables:
+    if name is None or scope.has(root):
         return Attribute(_read_base(node.value, node, scope), attribute_name(node.attr, node.lineno), node.lineno)
     if root == "__torch__" and not any(map(is_dunder, rest.split("."))):
         return Reference(name, node.lineno)
@@ -131,7 +146,7 @@ def _read_attribute(node: ast.Attribute, scope: Scope) -> Expression:
 def _read_call(node: ast.Call, scope: Scope) -> Expression:
     name = dotted_name(node.func)
     root = (name or "").partition(".")[0]
-    if root in scope.variables or name is None:
+    if scope.has(root) or name is None:
         return _read_call_of_value(node, scope)
     if root == "__torch__" and isinstance(node.func, ast.Attribute):
         if node.func.attr == "__new__":

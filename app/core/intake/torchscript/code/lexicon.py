@@ -40,7 +40,7 @@ _DANGEROUS = {
 
 
 def check_lexicon(text: str) -> int:
-    """How many words and signs the text has; raises GateRefusal, with the line, for one that torch does not print."""
+    """How many words, signs and lines a text has; raises GateRefusal, with the line, for what torch does not print."""
     if len(text) > MOST_CHARACTERS:
         raise LIMIT.refusal(f"The code has {len(text):,} characters, more than {MOST_CHARACTERS:,}.")
     position = open_brackets = count = 0
@@ -48,7 +48,7 @@ def check_lexicon(text: str) -> int:
         if token.start() != position:
             break
         position = token.end()
-        count += token.lastgroup != "space"
+        count += token[0][0] != " "
         match token.lastgroup:
             case "name" if problem := _problem_of_name(token[0]):
                 rule, detail = problem
@@ -62,7 +62,7 @@ def check_lexicon(text: str) -> int:
             case "space" if len(token[0]) > _INDENT * MOST_LEVELS:
                 raise LIMIT.refusal("Statements are nested too deeply.", line=_line(text, position))
         if count > MOST_TOKENS:
-            raise LIMIT.refusal(f"The code has more than {MOST_TOKENS:,} words and signs.")
+            raise LIMIT.refusal(f"The code has more than {MOST_TOKENS:,} words, signs and lines.")
     if position < len(text):
         shown = printable(text[position : position + 20].split("\n")[0])
         raise SYNTAX.refusal(f"torch prints nothing like `{shown}`.", line=_line(text, position))
@@ -77,6 +77,8 @@ def is_dunder(name: str) -> bool:
 def _problem_of_name(name: str) -> tuple[Rule, str] | None:
     if len(name) > LONGEST_NAME:
         return LIMIT, f"The name `{printable(name)}` has {len(name):,} characters."
+    if name == "elif":  # torch prints `else:` and an `if` below it, whose depth can be seen
+        return SYNTAX, "torch prints no `elif`."
     if not is_dunder(name) or name in _PRINTED:
         return None
     rule, harm = _DANGEROUS.get(name, (RESERVED_NAME, "has a meaning to Python, and none that torch prints"))

@@ -8,7 +8,6 @@ the network's numbers is refused for good, any other of torch's own is named as 
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -70,6 +69,6 @@ def nodes_of(node: object) -> Iterator[object]:
         part = waiting.pop()
         if isinstance(part, tuple):
             waiting.extend(reversed(part))
-        elif is_dataclass(part):
+        elif fields := getattr(part, "__match_args__", ()):  # which only nodes have, faster than dataclasses.fields
             yield part
-            waiting.extend(getattr(part, field.name) for field in reversed(fields(part)))
+            waiting.extend([getattr(part, field) for field in reversed(fields)])

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from app.core.intake.torchscript.code.expressions import PYTHON_OPERATORS
+from app.core.intake.torchscript.code.grad_mode import NO_GRAD, NO_GRAD_KIND, NO_GRAD_TEXT
 from app.core.intake.torchscript.code.program import (
     Assign,
     Attribute,
@@ -26,6 +27,7 @@ from app.core.intake.torchscript.code.program import (
     Mapping,
     Method,
     Name,
+    NoGrad,
     Operator,
     Parameter,
     Program,
@@ -69,6 +71,9 @@ def print_program(program: Program) -> dict[str, str]:
 
 
 def _class(class_: Class) -> Iterator[str]:
+    if class_.kind == NO_GRAD_KIND:
+        yield from NO_GRAD_TEXT.splitlines()
+        return
     yield f"class {_last(class_.name)}({class_.kind}):"
     if class_.kind == "Module":
         yield f"{_INDENT}__parameters__ = [{listed(map(spelled_text, class_.parameters))}]"
@@ -145,6 +150,11 @@ def _statement(statement: Statement, indent: str) -> Iterator[str]:
             yield from _block(body, inner)
         case While(condition, body):
             yield f"{indent}while {_expression(condition)}:"
+            yield from _block(body, inner)
+        case NoGrad(guard, body):
+            yield f"{indent}{guard} = {NO_GRAD}.__new__({NO_GRAD})"
+            yield f"{indent}{guard}.prev = False"
+            yield f"{indent}with {guard}:"
             yield from _block(body, inner)
         case Return(value):
             yield f"{indent}return {_expression(value)}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 Scalar = None | bool | int | float | str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Type:
     """`Tensor`, `Optional[Tensor]`, `List[int]`, `Tuple[int, int]`, or a class such as `__torch__.a.B`."""
 
@@ -19,7 +19,7 @@ class Type:
 # Expressions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Name:
     """A local variable."""
 
@@ -27,13 +27,13 @@ class Name:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Literal:
     value: Scalar  # floats may be infinite or NaN
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ConstantTensor:
     """`CONSTANTS.c3`: the fourth of constants.pkl, which may also be a text that is not ASCII."""
 
@@ -41,7 +41,7 @@ class ConstantTensor:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DeviceLiteral:
     """`torch.device("cuda:0")`."""
 
@@ -49,7 +49,7 @@ class DeviceLiteral:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reference:
     """`__torch__.torch.nn.functional.relu`: a function of the archive, or one of its classes."""
 
@@ -57,7 +57,7 @@ class Reference:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Attribute:
     """`self.conv1` or `getattr(self, "0")`."""
 
@@ -66,7 +66,7 @@ class Attribute:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """`(pair)[0]`."""
 
@@ -75,7 +75,7 @@ class Item:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sequence:
     """A tuple or a list."""
 
@@ -84,7 +84,7 @@ class Sequence:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mapping:
     """`{"out": x, }`."""
 
@@ -93,7 +93,7 @@ class Mapping:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Operator:
     """A call of an operator of torch: `torch.conv2d(...)` is `aten::conv2d`, `ops.prim.dtype(x)` is `prim::dtype`.
 
@@ -107,7 +107,7 @@ class Operator:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """A call of a function or a class of the archive, by its reference or by a variable that holds it."""
 
@@ -117,7 +117,7 @@ class Call:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Method:
     """`(conv1).forward(x, )`: a method of an object of the archive."""
 
@@ -128,7 +128,7 @@ class Method:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Typed:
     """`annotate(List[int], [])` or `unchecked_cast(Tensor, x)`: the value, said to be of a type.
 
@@ -141,7 +141,7 @@ class Typed:
     form: str = "annotate"  # or "unchecked_cast" or "declared"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Uninitialized:
     """`uninitialized(Tensor)`: a variable that is set before it is read."""
 
@@ -170,7 +170,7 @@ Expression = (
 # Statements
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Assign:
     """`a, b, = f(x)`; one target for `a = f(x)`, and no target for a call whose result is dropped."""
 
@@ -180,7 +180,7 @@ class Assign:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SetAttribute:
     """`self.counter = x`."""
 
@@ -190,7 +190,7 @@ class SetAttribute:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class If:
     condition: Expression
     then: "tuple[Statement, ...]"
@@ -198,7 +198,7 @@ class If:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class For:
     """`for i in range(n):`, with n trips."""
 
@@ -208,20 +208,29 @@ class For:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class While:
     condition: Expression
     body: "tuple[Statement, ...]"
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class NoGrad:
+    """`with torch.no_grad():`; a variable holds the object that is entered, and nothing reads it."""
+
+    guard: str
+    body: "tuple[Statement, ...]"
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class Return:
     value: Expression
     line: int
 
 
-Statement = Assign | SetAttribute | If | For | While | Return
+Statement = Assign | SetAttribute | If | For | While | NoGrad | Return
 
 
 # Definitions
@@ -229,7 +238,7 @@ Statement = Assign | SetAttribute | If | For | While | Return
 Constant = Scalar | ConstantTensor | DeviceLiteral | tuple["Constant", ...]  # lists are tuples here
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Parameter:
     name: str
     type: Type
@@ -237,7 +246,7 @@ class Parameter:
     has_default: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Function:
     """A function or a method; a method's first parameter is the object, mostly called `self`."""
 
@@ -249,9 +258,12 @@ class Function:
     line: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Class:
-    """A class; `kind` is its base, "Module" for a network's part or "NamedTuple" for an output."""
+    """A class; `kind` is its base, "Module" for a network's part or "NamedTuple" for an output.
+
+    torch's own `no_grad`, which has no base, is of the kind "no_grad", without its methods.
+    """
 
     name: str
     kind: str
@@ -265,7 +277,7 @@ class Class:
     constant_types: dict[str, Type] = field(default_factory=dict)  # as they are declared
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Program:
     """All code of an archive; the keys are qualified names that begin with `__torch__.`."""
 

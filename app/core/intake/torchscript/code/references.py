@@ -8,6 +8,7 @@ those that were assigned `self`, or a module that is an attribute of one. Whatev
 from collections.abc import Collection, Iterable
 
 from app.core.intake.torchscript.code.calls import check_calls
+from app.core.intake.torchscript.code.grad_mode import NO_GRAD
 from app.core.intake.torchscript.code.program import (
     Assign,
     Attribute,
@@ -21,6 +22,7 @@ from app.core.intake.torchscript.code.program import (
     Mapping,
     Method,
     Name,
+    NoGrad,
     Operator,
     Parameter,
     Program,
@@ -124,6 +126,10 @@ class _Body:
                 self.block(body)
             case While(condition, body):
                 self.data(condition)
+                self.block(body)
+            case NoGrad(_, body):
+                if NO_GRAD not in self.program.classes:
+                    raise self.refusal(f"The archive has no class `{NO_GRAD}`.", statement.line)
                 self.block(body)
             case Return(value):
                 self.data(value)

@@ -8,8 +8,20 @@ import ast
 from collections.abc import Sequence
 
 from app.core.intake.torchscript.code.expressions import Scope, attribute_name, read_expression
+from app.core.intake.torchscript.code.grad_mode import makes_no_grad
 from app.core.intake.torchscript.code.literals import unexpected
-from app.core.intake.torchscript.code.program import Assign, For, If, Return, SetAttribute, Statement, Typed, While
+from app.core.intake.torchscript.code.program import (
+    Assign,
+    For,
+    If,
+    Literal,
+    NoGrad,
+    Return,
+    SetAttribute,
+    Statement,
+    Typed,
+    While,
+)
 from app.core.intake.torchscript.code.program import Sequence as SequenceNode
 from app.core.intake.torchscript.code.rules import FORBIDDEN_OPERATOR, SYNTAX, UNSUPPORTED
 from app.core.intake.torchscript.code.typenames import read_type
@@ -26,12 +38,26 @@ def read_body(nodes: Sequence[ast.stmt], scope: Scope) -> tuple[Statement, ...]:
 
 def read_block(nodes: Sequence[ast.stmt], scope: Scope) -> tuple[Statement, ...]:
     """The statements, in order; the scope learns what they assign."""
-    return tuple(_read_statement(node, scope) for node in nodes if not isinstance(node, ast.Pass))
+    read = (_read_statement(node, scope) for node in nodes if not isinstance(node, ast.Pass))
+    return tuple(statement for statement in read if statement)
 
 
-def _read_statement(node: ast.stmt, scope: Scope) -> Statement:
+def _read_statement(node: ast.stmt, scope: Scope) -> Statement | None:
+    """The statement; None for one that only makes the object for a `with`."""
     line = node.lineno
     match node:
+        case ast.Assign([ast.Name(guard)], value) if makes_no_grad(value):
+            scope.guard(guard, line)
+            return None
+        case ast.Assign([ast.Attribute(ast.Name(guard), "prev")], ast.Constant(False)) if guard in scope.guards:
+            return None
+        case ast.Assign([ast.Name(name)], ast.Call(ast.Attribute(ast.Name(guard), "__init__"), [], [])) if (
+            guard in scope.guards
+        ):
+            scope.assign(name, line)
+            return Assign((name,), False, Literal(None, line), line)
+        case ast.With([ast.withitem(ast.Name(guard), None)], nodes) if guard in scope.guards:
+            return _read_no_grad(guard, nodes, scope, line)
         case ast.Assign([target], value):
             return _read_assignment(target, value, scope)
         case ast.AnnAssign(ast.Name(name), annotation, ast.expr() as value):
@@ -51,7 +77,7 @@ def _read_statement(node: ast.stmt, scope: Scope) -> Statement:
             condition = read_expression(test, scope)
             return While(condition, read_block(nodes, scope.branch()), line)
         case ast.With():
-            raise UNSUPPORTED.refusal("A `with` statement, such as that of autocast or no_grad.", line=line)
+            raise UNSUPPORTED.refusal("A `with` statement other than that of `torch.no_grad`.", line=line)
         case ast.FunctionDef():
             detail = "A function inside a function, as torch prints it for `fork`, starts a task beside the network."
             raise FORBIDDEN_OPERATOR.refusal(detail, line=line)
@@ -78,6 +104,14 @@ def _read_assignment(target: ast.expr, value: ast.expr, scope: Scope) -> Stateme
 
 def _may_unpack(value: object, count: int) -> bool:
     return not isinstance(value, SequenceNode) or len(value.items) == count
+
+
+def _read_no_grad(guard: str, nodes: list[ast.stmt], scope: Scope, line: int) -> NoGrad:
+    """What is assigned inside stays; the object itself is out of reach, as entering it twice leaves gradients off."""
+    scope.guards.remove(guard)
+    body = read_block(nodes, scope)
+    scope.guard(guard, line)
+    return NoGrad(guard, body, line)
 
 
 def _read_if(test: ast.expr, then_nodes: list[ast.stmt], else_nodes: list[ast.stmt], scope: Scope) -> If:

@@ -30,7 +30,7 @@ def read_program(sources: Iterable[tuple[str, str]]) -> Program:
         with _naming(member):
             words += check_lexicon(text)
             if words > MOST_TOKENS_IN_ALL:
-                raise LIMIT.refusal(f"All code together has more than {MOST_TOKENS_IN_ALL:,} words and signs.")
+                raise LIMIT.refusal(f"All code together has more than {MOST_TOKENS_IN_ALL:,} words, signs and lines.")
         known.append((member, text))
     return merge(_read_member(member, text) for member, text in known)
 

@@ -25,7 +25,10 @@ def read_type(node: ast.expr) -> Type:
                 raise _foreign(name, node)
             if len(arguments) not in _ARGUMENTS[name]:
                 raise SYNTAX.refusal(f"`{name}` has {len(arguments)} types within.", line=node.lineno)
-            return Type(name, tuple(map(read_type, arguments)))
+            read = tuple(map(read_type, arguments))
+            if name == "Optional" == read[0].name:
+                raise SYNTAX.refusal("torch prints no `Optional` of an `Optional`.", line=node.lineno)
+            return Type(name, read)
         case ast.Name(name):
             if name not in _PLAIN:
                 raise _foreign(name, node)

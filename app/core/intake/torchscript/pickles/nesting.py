@@ -16,7 +16,7 @@ CYCLE = Rule("pickle-cycle", "unsafe_pickle", DO_NOT_LOAD)
 INGREDIENT = Rule("pickle-ingredient", "unsafe_pickle", DO_NOT_LOAD)
 
 MOST_LEVELS = 100
-MOST_VALUES = 1_000_000  # what is shared counts wherever it occurs
+MOST_VALUES = 250_000  # what is shared counts wherever it occurs
 
 _LEAVES = (type(None), bool, int, float, str, DeviceValue, TensorValue)
 _LEAF_SIZE = (1, 1)

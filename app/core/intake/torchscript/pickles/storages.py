@@ -38,23 +38,22 @@ class StorageTable:
     def __init__(self, folder: str, record_bytes: Mapping[str, int]) -> None:
         self.folder = folder
         self.record_bytes = record_bytes  # of the archive's members, by their names below its root
-        self.storages: dict[str, Storage] = {}
+        self.described: set[str] = set()  # by their keys
         held = sum(size for record, size in record_bytes.items() if record.startswith(f"{folder}/"))
         self._bytes_left = _EXPANSION * held + _SMALL_BYTES
 
     def storage(self, dtype: str, key: object, device: object, items: object) -> Storage:
-        """The storage of this key: one object, however often the pickle names it."""
+        """The storage of this key; described again, it would be a copy to torch, which fetches what it noted down."""
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise STORAGE.refusal("A storage has a key that is not a number")
         if not _is_size(items):
             raise STORAGE.refusal(f"The storage {key} has a size that is not a number of items")
-        named = Storage(f"{self.folder}/{key}", dtype, items, device_named(device).name)
-        known = self.storages.setdefault(key, named)
-        if (known.dtype, known.items, known.device) != (named.dtype, named.items, named.device):
-            raise STORAGE.refusal(f"The storage {key} is described in two ways that differ")
-        if known is named:
-            self._check_record(named)
-        return known
+        if key in self.described:
+            raise STORAGE.refusal(f"The storage {key} is described twice")
+        self.described.add(key)
+        storage = Storage(f"{self.folder}/{key}", dtype, items, device_named(device).name)
+        self._check_record(storage)
+        return storage
 
     def tensor(
         self, storage: Storage, offset: object, shape: object, strides: object, requires_grad: object

@@ -135,12 +135,15 @@ class _Writer:
         self.put(_EMPTY_TUPLE, _REDUCE, _TUPLE, _REDUCE)
 
     def storage(self, storage: Storage) -> None:
+        if self.fetched(id(storage)):
+            return
         self.put(_MARK)
         self.text("storage")
         self.name(_STORAGE_NAMES[storage.dtype])
         self.text(storage.record.rpartition("/")[2])
         self.text(storage.device)
         self.put(_number(storage.items), _TUPLE, _BINPERSID)
+        self.note(id(storage))
 
     def text(self, text: str) -> None:
         if not self.fetched(text):
