@@ -1,9 +1,13 @@
 import os
+import signal
 
 from hypothesis import settings
 
 # Tests run side by side, and two torches of several threads each would slow each other down many times over.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell lets what it runs in the background ignore interrupts, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A change is judged by what it breaks, not by what a law happens to be tried on today.
 settings.register_profile("repeatable", derandomize=True)

@@ -3,11 +3,10 @@
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,31 +187,21 @@ def test_wrong_usage_is_exit_code_2(place: Path, options: list[str], words: str)
 # Cancelled, and gone on with
 
 
-def interrupted_in_its_second_block(asked: Sequence[Any], place: Path) -> tuple[str, str]:
-    """What a command says that is interrupted; done before it heard of it, as on a busy machine, it is asked again."""
-    for _ in range(5):
-        with subprocess.Popen(
-            command(asked, SEARCH), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if (event := json.loads(line))["event"] == "step" and event["labels"] == [2, 3]:
-                    break
-            process.send_signal(signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=60)
-        if process.returncode == 5:
-            return stdout, stderr
-        assert process.returncode == 1, stderr
-        shutil.rmtree(place / "resumed")
-    raise AssertionError("no scan heard of its interruption in time")
-
-
 @needs_proc
 def test_ctrl_c_leaves_no_engine_and_a_directory_that_the_same_command_finishes(poisoned: Any, place: Path) -> None:
     asked = scan("poisoned", "resumed", "--repair", "--json")
-    stdout, stderr = interrupted_in_its_second_block(asked, place)
-    assert stdout == "" and "The same command goes on where it stopped" in stderr
-    job = Path("resumed/.job")
+    with subprocess.Popen(
+        command(asked, SEARCH), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if (event := json.loads(line))["event"] == "step" and event["labels"] == [2, 3]:
+                break
+        job = Path("resumed/.job")
+        assert engines_of(job), "the second block is being searched"
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 5 and stdout == "" and "The same command goes on where it stopped" in stderr
     assert engines_of(job) == []
     before = files_of(place / "resumed")
     assert {".job/job.json", ".job/result/labels/000001.json"} <= before and "report.json" not in before

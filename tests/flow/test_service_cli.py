@@ -175,7 +175,7 @@ def test_ctrl_c_cancels_the_scan_and_its_engine_ends(place: Path, service: Serve
     process = subprocess.Popen([program, *asked], cwd=place, stderr=subprocess.PIPE, text=True)
     service.one("worker.engine")
     process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=60)
+    _, words = process.communicate(timeout=30)
     assert process.returncode == 5 and words.splitlines()[-1] == f"Cancelled, at {service.address} too."
     assert wait_for(lambda: not service.processes()["worker.engine"], 10)
     assert wait_for(lambda: next(service.client.scans()).status is ScanStatus.CANCELLED, 10)
