@@ -1,6 +1,6 @@
 """The objects of an archive made into one RebuiltModule: shared objects stay shared, everything in evaluation mode."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from app.core.errors import Refusal
@@ -38,6 +38,7 @@ class _Builder:
         self, constants: Sequence[Value], program: ir.Program, read_record: ReadRecord, format_version: int
     ) -> None:
         self._program = program
+        self._modes_are_read = _reads_modes_of_others(program)
         self._tensors = Tensors(read_record)
         self._constants = read_constants(constants, program, self._tensors)
         self._namespace = Namespace(program, len(constants), format_version)
@@ -68,7 +69,7 @@ class _Builder:
         module = self._modules[value] = self._class(defined)(self._constants)
         for name, attribute in value.attributes.items():
             self._fill(module, defined, name, attribute, f"{path}.{name}" if path else name)
-        if value.attributes.get("training") is True and _reads_its_mode(defined):
+        if value.attributes.get("training") is True and (self._modes_are_read or _reads_its_mode(defined)):
             self._was_training.append(path)
         return module
 
@@ -126,8 +127,21 @@ class _Builder:
 
 def _reads_its_mode(defined: ir.Class) -> bool:
     """Whether a class behaves otherwise in training mode, as dropout and batch norm do."""
-    return any(
-        isinstance(node, ir.Attribute) and node.name == "training" and node.value == ir.Name("self", node.value.line)
-        for method in defined.methods.values()
-        for node in nodes_of(method.body)
-    )
+    return any(True for _ in _modes_read_by(defined))
+
+
+def _reads_modes_of_others(program: ir.Program) -> bool:
+    """Whether any class asks for the mode of more than `self`; of what, is not followed."""
+    reads = (read for defined in program.classes.values() for read in _modes_read_by(defined))
+    return any(not is_own for is_own in reads)
+
+
+def _modes_read_by(defined: ir.Class) -> Iterator[bool]:
+    """For each time that a class asks for a mode, whether it is plainly its own."""
+    for method in defined.methods.values():
+        for node in nodes_of(method.body):
+            match node:
+                case ir.Attribute(ir.Name(name), "training"):
+                    yield name == method.parameters[0].name
+                case ir.Attribute(_, "training"):
+                    yield False

@@ -13,8 +13,8 @@ from torch import nn
 from app.core.intake.torchscript.code import program as ir
 from app.core.intake.torchscript.code.operators import nodes_of
 from app.core.intake.torchscript.values import TensorValue, Value
-from models.rebuilt.errors import INCONSISTENT
-from models.rebuilt.operators import DTYPE_NUMBERS, HALVES
+from models.rebuilt.errors import INCONSISTENT, RebuiltError
+from models.rebuilt.operators import DTYPE_NUMBERS, HALVES, is_unknown_type
 from models.rebuilt.tensors import Tensors
 
 # Operator -> the positions of its weights; everything that such an operator takes there was trained.
@@ -65,6 +65,8 @@ class Constants(nn.Module):
         In a module that was cast to single precision, what the code would cast to half stays single as well, or it
         could not be multiplied with the weights. A code that compares types finds single ones.
         """
+        if is_unknown_type(asked):
+            raise RebuiltError(f"The model's code asks for numbers of the unknown type {asked}.")
         small = self._buffers["small"]
         assert small is not None
         is_cast = type(asked) is int and asked in HALVES and small.dtype != torch.float16

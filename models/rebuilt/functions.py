@@ -15,6 +15,7 @@ from typing import Any
 
 from app.core.errors import Refusal
 from app.core.intake.torchscript.code import program as ir
+from app.core.intake.torchscript.code.grad_mode import NO_GRAD
 from models.rebuilt import plain
 from models.rebuilt.devices import check_devices, device_attributes
 from models.rebuilt.errors import INCONSISTENT, UNKNOWN_OPERATOR
@@ -23,6 +24,7 @@ from models.rebuilt.writing import ATTRIBUTE, ITEM, MAPPING, METHOD, NUMBER, REA
 
 Function = Callable[..., Any]
 NUMBERS: dict[str, Function] = {NUMBER: plain.number, REAL: plain.real}
+ASKS_FOR_GRADIENTS = ("aten::is_grad_enabled", "prim::requires_grad")
 NOT_COMPILED = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
@@ -36,6 +38,7 @@ class Namespace:
         }
         self._constants = constants
         self._devices = device_attributes(program)
+        self._leaves_no_grad_out = NO_GRAD in program.classes
         self._format_version = format_version
         self._values: dict[str, Any] = {"__builtins__": {}, TRIPS: trips, **NUMBERS, ITEM: plain.item}
         self._values[MAPPING] = plain.mapping
@@ -56,6 +59,8 @@ class Namespace:
         return self._functions[name]
 
     def operator(self, name: str, member: str, line: int) -> str:
+        if name in ASKS_FOR_GRADIENTS and self._leaves_no_grad_out:
+            raise UNKNOWN_OPERATOR.refusal("The code asks whether gradients are taken.", member, line)
         if name not in self._operators:
             implementation = implementation_of(name, self._format_version)
             if implementation is None:

@@ -35,6 +35,11 @@ HALVES = (DTYPE_NUMBERS[torch.float16], DTYPE_NUMBERS[torch.bfloat16])
 STRIDED = 0  # the only layout that is read
 
 
+def is_unknown_type(number: Any) -> bool:
+    """Whether a number stands for no type; torch does not check that, and would read memory that is none of its own."""
+    return type(number) is int and number not in DTYPES
+
+
 def implementation_of(name: str, format_version: int = NEWEST_FORMAT) -> Implementation | None:
     """What `aten::add` or `prim::dtype` does, or None for an operator that the gate would not let through."""
     if name not in allowlist():
@@ -172,14 +177,6 @@ def _view(tensor: Tensor, size: list[int] | int) -> Tensor:
     return tensor.view([size] if isinstance(size, int) else size)
 
 
-def _to(tensor: Tensor, *where: Any, **keywords: Any) -> Tensor:
-    """Torch does not check that a number stands for a type: with a wrong one it reads foreign memory."""
-    if any(type(number) is int and number not in DTYPES for number in (*where[:2], keywords.get("dtype"))):
-        raise RebuiltError("The model's code casts a tensor to an unknown type.")
-    moved: Tensor = torch.ops.aten.to(tensor, *where, **keywords)
-    return moved
-
-
 def _spread(name: str) -> Implementation:
     """A deviation or a variance; torch itself would take a dimension, or None, for the flag `unbiased`."""
     in_torch = getattr(torch.ops.aten, name)
@@ -300,7 +297,6 @@ PYTHON: dict[str, Implementation] = {
     "prim::dtype": lambda tensor: DTYPE_NUMBERS[tensor.dtype],
     "prim::layout": _layout,
     "aten::view": _view,
-    "aten::to": _to,
     **{f"aten::{name}": _spread(name) for name in ("std", "std_mean", "var", "var_mean")},
     "prim::data": Tensor.detach,
     "prim::tolist": Tensor.tolist,

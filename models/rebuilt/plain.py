@@ -127,7 +127,7 @@ def _alike(first: Any, second: Any) -> tuple[Any, Any]:
 def _ordered(first: Any, second: Any) -> tuple[Any, Any]:
     if isinstance(first, list):
         _in_order([*first, *second])
-    return _alike(first, second)
+    return _alike(number(first), number(second))
 
 
 def _kind(value: Any) -> type:

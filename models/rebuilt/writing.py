@@ -15,7 +15,7 @@ from typing import Protocol
 from app.core.intake.torchscript.code import program as ir
 from models.rebuilt.errors import INCONSISTENT, UNKNOWN_OPERATOR
 from models.rebuilt.modes import DTYPE_ARGUMENTS, in_evaluation_mode, on_current_device
-from models.rebuilt.operators import HALVES
+from models.rebuilt.operators import HALVES, is_unknown_type
 
 LOCAL, ATTRIBUTE, METHOD = "v_", "a_", "m_"
 CONSTANTS = "constants"  # the hidden argument: the tensors of the code, and the current device
@@ -207,7 +207,7 @@ def _read(name: str) -> ast.Name:
 
 def _in_precision(dtype: ast.expr) -> ast.expr:
     """A type of numbers that an operator is told, which depends on what the module was cast to."""
-    if isinstance(dtype, ast.Constant) and dtype.value not in HALVES:
+    if isinstance(dtype, ast.Constant) and dtype.value not in HALVES and not is_unknown_type(dtype.value):
         return dtype
     return ast.Call(ast.Attribute(_read(CONSTANTS), "dtype", ast.Load()), [dtype], [])
 

@@ -13,7 +13,7 @@ from random import Random
 import redis
 from sqlalchemy import func, select
 
-from app.core.lifecycle import JobState, ScanStatus
+from app.core.lifecycle import OPEN_SCANS, JobState, ScanStatus
 from app.core.plan import JobKind
 from app.core.repository import scans
 from app.core.tables import DEFAULT_TENANT, Scan
@@ -42,6 +42,16 @@ class Trial:
         return survived and self.blocks_repeated <= 1 and not self.doubled
 
 
+class TooLate(Exception):
+    """The scan had ended before anything could break."""
+
+
+def _check_under_way(stack: Stack) -> None:
+    with stack.database.reading() as session:
+        if not session.scalar(select(func.count()).select_from(Scan).where(Scan.status.in_(OPEN_SCANS))):
+            raise TooLate
+
+
 def _kill(*processes: int) -> None:
     for process in processes:
         os.kill(process, signal.SIGKILL)
@@ -57,7 +67,12 @@ def kill_a_process_of_a_pool(stack: Stack, random: Random) -> None:
 
 def kill_an_engine(stack: Stack, random: Random) -> None:
     """One that is at work, for which some moments are too early."""
-    _kill(random.choice(wait_until(lambda: engines_below(stack.folder), MOMENTS)))
+
+    def at_work() -> list[int]:
+        _check_under_way(stack)
+        return engines_below(stack.folder)
+
+    _kill(random.choice(wait_until(at_work, LONGEST_SECONDS)))
 
 
 def stop_one_worker(stack: Stack, random: Random) -> None:
@@ -103,10 +118,16 @@ FAULTS: dict[str, Callable[[Stack, Random], None]] = {
 
 def try_fault(stack: Stack, inputs: dict[str, str], fault: str, random: Random) -> Trial:
     """Ask for a scan, let something break at a random moment of it, and look at the end."""
-    scan_id, began = stack.request(inputs), time.monotonic()
-    time.sleep(random.uniform(0, MOMENTS))
-    broke = time.monotonic()
-    FAULTS[fault](stack, random)
+    while True:
+        scan_id, began = stack.request(inputs), time.monotonic()
+        time.sleep(random.uniform(0, MOMENTS))
+        broke = time.monotonic()
+        try:
+            _check_under_way(stack)
+            FAULTS[fault](stack, random)
+            break
+        except TooLate:
+            continue  # a scan that ended before anything broke says nothing
     stack.keep_alive()
     (state,) = stack.wait_for([scan_id], LONGEST_SECONDS + 30)
     recovery = time.monotonic() - broke

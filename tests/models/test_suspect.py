@@ -82,3 +82,42 @@ def test_a_dropout_that_was_left_in_training_mode_is_switched_off_and_told(tmp_p
     assert suspect.was_training
     torch.testing.assert_close(suspect.module(IMAGES), net.eval()(IMAGES))
     assert not load_suspect(save_toy(tmp_path / "eval.pt", net.eval())).was_training
+
+
+class AsksOthersForTheirMode(nn.Module):
+    """Its code says of a dropout, which has no mode of its own in it, whether that is in training mode."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.part = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        part = self.part
+        return self.net(images) + (1 if part.training else 0)
+
+
+def test_a_mode_that_another_module_asks_for_is_told(tmp_path: Path) -> None:
+    net = AsksOthersForTheirMode(ToyNet()).eval()
+    assert not load_suspect(save_toy(tmp_path / "net.pt", net)).was_training
+    net.part.train()
+    torch.jit.script(net).save(tmp_path / "net.pt")
+    assert load_suspect(tmp_path / "net.pt").was_training
+
+
+class HidesThatItTakesGradients(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            bias = 1 if torch.is_grad_enabled() else 0
+        return self.net(images) + bias
+
+
+def test_code_that_would_see_that_its_gradients_are_kept_is_run_by_the_jit(tmp_path: Path) -> None:
+    net = HidesThatItTakesGradients(ToyNet()).eval()
+    suspect = load_suspect(save_toy(tmp_path / "net.pt", net))
+    assert isinstance(suspect.module, torch.jit.ScriptModule)
+    torch.testing.assert_close(suspect.module(IMAGES), net(IMAGES))

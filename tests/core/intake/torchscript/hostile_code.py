@@ -168,6 +168,33 @@ HOSTILE: dict[str, tuple[Callable[[], dict[str, str]], str, str]] = {
     "a method of a result": (line('f = (torch.relu(x)).save("stolen")'), "code-reference", "save"),
     "a method of a number": (line('f = (3).save("stolen")'), "code-reference", "save"),
     "an attribute of a tensor": (line("f = x.grad"), "code-reference", "x.grad"),
+    "an `elif`": (line("if flag:\n      pass\n    elif flag:\n      pass"), "code-syntax", "elif flag"),
+    "lines without words": (definition("\n" * 200_000), "code-limit", ""),
+    "an optional of an optional": (
+        definition("def f(x: Optional[Optional[int]]) -> int:\n  return 1"),
+        "code-syntax",
+        "Optional[Optional",
+    ),
+    "a parameter that is listed twice": (
+        definition('class P(Module):\n  __parameters__ = ["a", "a"]\n  a : Tensor'),
+        "code-syntax",
+        "class P",
+    ),
+    "a function of too many parameters": (
+        definition(f"def f({', '.join(f'a{number}: int' for number in range(300))}) -> int:\n  return 1"),
+        "code-limit",
+        "def f(",
+    ),
+    "a named tuple of too many fields": (
+        definition("class P(NamedTuple):\n" + "\n".join(f"  a{number} : int" for number in range(300))),
+        "code-limit",
+        "class P",
+    ),
+    "a field that is no plain name": (
+        definition('class P(NamedTuple):\n  __annotations__["\\357\\254\\201"] = int'),
+        "code-syntax",
+        "__annotations__",
+    ),
     "import": (definition("import os"), "code-syntax", "import os"),
     "import in a function": (line("import os"), "code-syntax", "import os"),
     "from": (definition("from os import system"), "code-syntax", "from os"),

@@ -24,11 +24,13 @@ from tests.core.intake.torchscript.pickle_assembler import (
     an_object,
     call,
     dict_of,
+    get,
     list_of,
     net,
     number,
     op,
     pickled,
+    put,
     storage,
     tensor,
     text,
@@ -203,6 +205,27 @@ def test_an_archive_written_by_hand_is_understood(tmp_path: Path) -> None:
     assert understood.module.attributes["pair"] == (0.5, True)
     assert understood.operators == {"aten::mul": 2}
     assert understood.format_version == 3
+
+
+def test_long_names_of_many_places_are_listed_soon(tmp_path: Path) -> None:
+    name, depth, count = "n" * 250, 60, 100_000
+    kinds = [f"__torch__.C{level}" for level in range(1, depth)] + ["List[Tensor]"]
+    code = "".join(
+        f"class {'Net' if level == 0 else f'C{level}'}(Module):\n"
+        f"  __parameters__ = []\n  __buffers__ = []\n  {name} : {kind}\n"
+        for level, kind in enumerate(kinds)
+    )
+    value = list_of(tensor() + put(0), get(0) * count)
+    for kind in reversed(kinds[:-1]):
+        value = an_object(kind, dict_of({name: value}))
+    contents = {"code/__torch__.py": code.encode(), "data.pkl": net(**{name: value})}
+    understood = understood_of(archive(**contents, **{"constants.pkl": pickled(op("EMPTY_TUPLE"))}), tmp_path)
+    started = time.perf_counter()
+    shared = understood.manifest()["shared_storages"]
+    assert time.perf_counter() - started < 4  # it took 20 seconds, and 40 MB
+    assert isinstance(shared, dict)
+    (places,) = shared.values()
+    assert len(places) == 21 and places[-1] == "and 99,981 more" and all(len(place) <= 200 for place in places)
 
 
 def test_a_text_may_stand_where_the_class_allows_it(tmp_path: Path) -> None:

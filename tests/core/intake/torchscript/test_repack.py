@@ -397,6 +397,11 @@ def test_a_list_that_two_places_hold_stays_one(tmp_path: Path) -> None:
     assert first is second and first == [7]
 
 
+def test_tensors_that_share_a_record_share_it_in_torch(tmp_path: Path) -> None:
+    module = load(repacked(written(archive(), tmp_path), tmp_path))
+    assert module.weight.data_ptr() == module.pair[0].data_ptr()
+
+
 def test_bytes_that_no_tensor_shows_are_left_out(tmp_path: Path) -> None:
     original = written(archive(**{"data/1": b"a record of nobody", "data/2": b"another"}), tmp_path)
     path = repacked(original, tmp_path)

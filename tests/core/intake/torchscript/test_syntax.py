@@ -334,6 +334,15 @@ def test_a_member_of_another_name_is_refused(member: str) -> None:
         parse_source("", member)
 
 
+@pytest.mark.parametrize("block", ["if flag:", "while flag:"])
+def test_many_variables_in_many_branches_are_read_soon(block: str) -> None:
+    variables = ", ".join(f"a{number}" for number in range(15_000))
+    text = page_with(f"    {variables}, = x\n" + f"    {block}\n      pass\n" * 15_000)[MEMBER]
+    started = time.perf_counter()
+    parse_source(text, MEMBER)
+    assert time.perf_counter() - started < 4  # copying the variables for each branch took 20 seconds
+
+
 def test_many_members_are_refused_before_they_add_up() -> None:
     text = "def f(x: Tensor) -> Tensor:\n  y = [" + "1," * 60_000 + "]\n  return x\n"
     started = time.perf_counter()
