@@ -35,9 +35,9 @@ def divided(first: float, second: float) -> float:
     return float(first) / float(second)
 
 
-def floor_divided(first: float, second: float) -> float:
+def floor_divided(first: float, second: float) -> Any:
     if isinstance(first, int) and isinstance(second, int):
-        return int(whole(first // second))
+        return whole(first // second)
     quotient = first / second
     return math.copysign(math.floor(quotient), quotient)
 
@@ -49,7 +49,7 @@ def remainder(first: float, second: float) -> float:
     return math.fmod(second + math.fmod(first, second), second)
 
 
-def integer(value: Any) -> int:
+def integer(value: Any) -> Any:
     return whole(int(value)) if isinstance(value, float) else int(value)
 
 
