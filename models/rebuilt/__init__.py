@@ -4,8 +4,9 @@
     constants.py   tensors inside the code     -> weights that can be trained, and the device everything is on
     modes.py       what tracing baked in       -> evaluation mode, and the device the module is on
     operators.py   names of operators          -> functions of torch, or Python's own for numbers, lists and strings
-    upgrades.py    operators of older formats -> what they meant then
-    plain.py       numbers, texts and lists   -> what the jit, not Python, makes of them
+    upgrades.py    operators of older formats  -> what they meant then
+    overloads.py   arguments of operators      -> read as the jit reads them
+    plain.py       numbers, texts and lists    -> what the jit, not Python, makes of them
     devices.py     devices that the code names -> where a tensor goes, and nothing else
     writing.py     code of the archive         -> Python's syntax tree, every name prefixed
     functions.py   functions of the archive    -> Python functions, in a namespace of their own

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from app.core.intake.torchscript.code.operators import allowlist
-from models.rebuilt import plain
+from models.rebuilt import overloads, plain
 from models.rebuilt.errors import RebuiltError
 from models.rebuilt.upgrades import NEWEST_FORMAT, Implementation, in_format
 
@@ -55,39 +55,9 @@ def implementation_of(name: str, format_version: int = NEWEST_FORMAT) -> Impleme
 def _in_torch(name: str) -> Implementation | None:
     namespace, _, bare = name.partition("::")
     in_torch = getattr(torch.ops.aten, bare, None) if namespace == "aten" else None
-    in_torch = _divided if name == "aten::div" else in_torch
-    places = _places_of_numbers(name)
-    return _with_numbers(in_torch, places) if in_torch and places else in_torch
-
-
-def _places_of_numbers(name: str) -> frozenset[int | str]:
-    """Where an operator on tensors takes a number, and no form of it takes a truth value, by position and by name."""
-    numbers, truths = set[int | str](), set[int | str]()
-    for schema in torch._C._jit_get_schemas_for_operator(name):
-        of_tensors = any("Tensor" in returned.type.annotation_str for returned in schema.returns)
-        for position, argument in enumerate(schema.arguments if of_tensors else ()):
-            places: set[int | str] = {argument.name} if argument.kwarg_only else {argument.name, position}
-            match argument.type.annotation_str:
-                case "number" | "Optional[number]":
-                    numbers |= places
-                case "bool" | "Optional[bool]":
-                    truths |= places
-    return frozenset(numbers - truths)
-
-
-def _with_numbers(in_torch: Implementation, places: frozenset[int | str]) -> Implementation:
-    """Where a number is wanted, the jit takes True for 1; torch would take it for a tensor's type, too."""
-
-    def number_at(place: int | str, value: Any) -> Any:
-        return int(value) if place in places and isinstance(value, bool) else value
-
-    def run(*arguments: Any, **keywords: Any) -> Any:
-        if any(isinstance(value, bool) for value in (*arguments, *keywords.values())):
-            arguments = tuple(number_at(place, value) for place, value in enumerate(arguments))
-            keywords = {name: number_at(name, value) for name, value in keywords.items()}
-        return in_torch(*arguments, **keywords)
-
-    return run
+    in_torch = overloads.divided if name == "aten::div" else in_torch
+    places = overloads.places_of_numbers(name)
+    return overloads.with_numbers(in_torch, places) if in_torch and places else in_torch
 
 
 def _by_first_arguments(in_torch: Implementation, in_python: Implementation, compares: bool) -> Implementation:
@@ -159,35 +129,10 @@ def _holding(data: Any, dtype: int | None) -> Any:
     return data
 
 
-def _divided(first: Any, second: Any, **rounding: Any) -> Any:
-    """A number is divided by a tensor as the jit does, which is not the last digit that torch itself would give."""
-    if isinstance(first, Tensor) or rounding:
-        return torch.ops.aten.div(first, second, **rounding)
-    return second.reciprocal() * first
-
-
 def _layout(tensor: Tensor) -> int:
     if tensor.layout != torch.strided:
         raise RebuiltError("The model's code makes a sparse tensor.")
     return STRIDED
-
-
-def _view(tensor: Tensor, size: list[int] | int) -> Tensor:
-    """A number alone is a size; torch itself would take it for a type, and a wrong one ends the process."""
-    return tensor.view([size] if isinstance(size, int) else size)
-
-
-def _spread(name: str) -> Implementation:
-    """A deviation or a variance; torch itself would take a dimension, or None, for the flag `unbiased`."""
-    in_torch = getattr(torch.ops.aten, name)
-
-    def spread(tensor: Tensor, *how: Any, **keywords: Any) -> Any:
-        if not how or isinstance(how[0], bool):
-            return in_torch(tensor, *how, **keywords)
-        dims, *others = how
-        return in_torch.dim(tensor, [dims] if isinstance(dims, int) else dims, *others, **keywords)
-
-    return spread
 
 
 def _number_to_tensor(number: float) -> Tensor:
@@ -296,8 +241,8 @@ PYTHON: dict[str, Implementation] = {
     "aten::as_tensor": _as_tensor,
     "prim::dtype": lambda tensor: DTYPE_NUMBERS[tensor.dtype],
     "prim::layout": _layout,
-    "aten::view": _view,
-    **{f"aten::{name}": _spread(name) for name in ("std", "std_mean", "var", "var_mean")},
+    "aten::view": overloads.view,
+    **{f"aten::{name}": overloads.spread(name) for name in ("std", "std_mean", "var", "var_mean")},
     "prim::data": Tensor.detach,
     "prim::tolist": Tensor.tolist,
     "prim::device": lambda tensor: tensor.device,
