@@ -52,6 +52,12 @@ class Answer(NamedTuple):
     more: Tensor | None
 
 
+@pytest.fixture(autouse=True)
+def executor_of_torch() -> None:
+    """Ours may have been chosen by what ran before in this process."""
+    torch._C._jit_set_profiling_executor(True)
+
+
 def small_net(kernel: int = 3) -> nn.Sequential:
     last = nn.Linear(4 * (9 - kernel) ** 2, 5)
     return nn.Sequential(nn.Conv2d(3, 4, kernel), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), last)
