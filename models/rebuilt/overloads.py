@@ -4,6 +4,7 @@ torch.ops takes what it is given for whatever it could be: True for a type of nu
 for a type. The jit knows what was meant. Numbers and lists without a tensor are not looked at here (plain.py).
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from models.rebuilt.upgrades import Implementation
 
 
+@cache
 def places_of_numbers(name: str) -> frozenset[int | str]:
     """Where an operator on tensors takes a number, and no form of it takes a truth value, by position and by name."""
     numbers, truths = set[int | str](), set[int | str]()

@@ -16,12 +16,18 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from fcntl import F_DUPFD, fcntl
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 PATIENCE_SECONDS = 30.0
+LEAVING = (
+    "Inspected target navigated or closed",
+    "Execution context was destroyed.",
+    "Cannot find default execution context",
+)
 FLAGS = (
     "--headless=new",
     "--no-sandbox",  # it refuses to start as root with one; it sees nothing but our own pages
@@ -48,6 +54,10 @@ WHERE = """(() => {
 
 def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+class PageLeft(Exception):
+    """The page that was asked made way for the next one before it had answered."""
 
 
 class Chromium:
@@ -109,6 +119,8 @@ class Chromium:
         number = self._post(method, **parameters)
         while (answer := self._next(PATIENCE_SECONDS)).get("id") != number:
             self._note(answer)
+        if answer.get("error", {}).get("message") in LEAVING:
+            raise PageLeft(method)
         assert "error" not in answer, (method, answer["error"])
         return dict(answer["result"])
 
@@ -126,11 +138,12 @@ class Chromium:
         """The first true value of an expression; one that fails counts as not yet, the page may be on its way."""
         deadline = time.monotonic() + seconds
         hopeful = f"(() => {{ try {{ const it = {expression}; return it instanceof Node || it; }} catch {{}} }})()"
-        while not (value := self.ask(hopeful)):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{expression}: not within {seconds} s. {self.ask('document.body.innerText')}")
+        while time.monotonic() < deadline:
+            with suppress(PageLeft):
+                if value := self.ask(hopeful):
+                    return value
             time.sleep(0.05)
-        return value
+        raise TimeoutError(f"{expression}: not within {seconds} s. {self.ask('document.body.innerText')}")
 
     def text(self, selector: str) -> str:
         """What people read there."""

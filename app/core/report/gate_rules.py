@@ -229,7 +229,8 @@ CODE = {
     rules.RECURSION: Words("A function calls itself, perhaps through others.", "TorchScript knows no recursion."),
     rules.UNSUPPORTED: Words(
         "The code uses something of TorchScript that is not followed here.",
-        "It may be harmless (`with`, enumerations, interfaces, complex numbers), but it would be left unexamined.",
+        "It may be harmless (enumerations, interfaces, complex numbers, `with` of anything but `torch.no_grad()`), "
+        "but it would be left unexamined.",
     ),
     gate.ENCODING: Words("The code is not ASCII.", "torch prints nothing else; letters that look alike deceive."),
 }
@@ -262,6 +263,10 @@ ARCHIVE = {
     Rule("rebuild-operator", "unsupported_operator", EXPORT_AGAIN): Words(
         "The code uses an operator that is harmless, but that the rebuilt network does not have.",
         "It could be loaded only by torch's own reader, which runs what it reads.",
+    ),
+    Rule("repack-unsound", "malformed_archive", EXPORT_AGAIN): Words(
+        "torch's own reader takes offence at the archive that was written afresh of what the gate understood.",
+        "So the original holds something that torch would not have written.",
     ),
 }
 
