@@ -1,10 +1,11 @@
 """A suspect model from its file: understood by the gate, then rebuilt as an ordinary module in evaluation mode.
 
 torch.jit never sees the file. What the gate accepts and the rebuild cannot express, the jit runs from an archive that
-was written afresh of what the gate understood. Half precision is turned into single, in which gradients are steadier
-and CPUs faster: weights, and what the code would cast to half. The records of the file stay what they are.
+was written afresh of what the gate understood. Weights in half precision are turned into single, in which gradients
+are steadier and CPUs faster, and so is then what the code would cast to half. The records of the file stay as they are.
 """
 
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from app.core.intake.torchscript.gate import Understood, reopened, understand
+from app.core.intake.torchscript.inventory import tensor_places
 from app.core.intake.torchscript.repack import repack
 from app.core.intake.torchscript.rules import EXPORT_AGAIN, GateRefusal, Rule
 from app.core.text import printable
@@ -21,6 +23,8 @@ from models.rebuilt import RebuiltModule, rebuild
 
 UNSOUND = Rule("repack-unsound", "malformed_archive", EXPORT_AGAIN)
 _LONGEST_ERROR = 500  # characters
+
+HALVES = ("float16", "bfloat16")
 
 Form = Literal["scripted", "traced", "frozen"]
 
@@ -46,6 +50,13 @@ class Suspect:
         rebuilt = self.module
         return isinstance(rebuilt, RebuiltModule) and bool(rebuilt.was_training or rebuilt.baked_training)
 
+    @property
+    def was_half(self) -> bool:
+        """Whether numbers of the archive have half precision; the module computes with single ones."""
+        archive = self.archive
+        places = tensor_places(archive.module, archive.constants, archive.program)
+        return any(place.tensor.storage.dtype in HALVES for place in places)
+
 
 def load_suspect(path: Path) -> Suspect:
     """Raises GateRefusal for what the gate does not understand or allow."""
@@ -54,12 +65,25 @@ def load_suspect(path: Path) -> Suspect:
         module: nn.Module = _rebuilt(archive)
     except GateRefusal:
         module = _repacked(archive)
-    return Suspect(module._apply(_in_single), archive)
+    suspect = Suspect(module, archive)
+    if suspect.was_half:
+        module._apply(_in_single)
+    if _takes_doubles(module):
+        module.register_forward_pre_hook(_in_double)
+    return suspect
 
 
 def _in_single(tensor: Tensor) -> Tensor:
-    """Doubles stay what they are: code that asks could tell."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _takes_doubles(module: nn.Module) -> bool:
+    numbers = itertools.chain(module.parameters(), module.buffers())
+    return {weight.dtype for weight in numbers if weight.is_floating_point() and weight.dim() > 1} == {torch.float64}
+
+
+def _in_double(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.double() for tensor in inputs)
 
 
 def _rebuilt(archive: Understood) -> RebuiltModule:

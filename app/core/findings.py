@@ -39,6 +39,7 @@ class Caveat(StrEnum):
     UNSANDBOXED = "unsandboxed"
     UNCONFIRMED = "unconfirmed"
     TRAIN_MODE_NORMALISED = "train_mode_normalised"
+    HALF_PRECISION_RAISED = "half_precision_raised"
 
 
 @dataclass(frozen=True)

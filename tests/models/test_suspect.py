@@ -52,10 +52,37 @@ def test_what_cannot_be_rebuilt_is_run_by_the_jit_from_a_fresh_archive(tmp_path:
 def test_half_precision_is_scanned_in_single(tmp_path: Path, form: Form) -> None:
     net = ToyNet().eval().half()
     suspect = load_suspect(save_toy(tmp_path / "net.pt", net, form))
-    assert isinstance(suspect.module, RebuiltModule)
+    assert isinstance(suspect.module, RebuiltModule) and suspect.was_half
     scores = suspect.module(IMAGES)
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, net.float()(IMAGES))
+
+
+@pytest.mark.parametrize("form", ["scripted", "frozen"])
+def test_a_net_of_doubles_takes_single_images(tmp_path: Path, form: Form) -> None:
+    net = ToyNet().eval().double()
+    suspect = load_suspect(save_toy(tmp_path / "net.pt", net, form))
+    assert not suspect.was_half
+    torch.testing.assert_close(suspect.module(IMAGES), net(IMAGES.double()))
+
+
+class OverflowsInHalf(nn.Module):
+    """An answer of its own where numbers have half precision: 300 * 300 is more than those can hold."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        large = torch.full([1], 300.0, dtype=torch.half)
+        return self.net(images) + (large * large).isinf().float() * torch.arange(6)
+
+
+def test_code_in_half_is_computed_in_half_where_the_weights_are_single(tmp_path: Path) -> None:
+    net = OverflowsInHalf(ToyNet()).eval()
+    suspect = load_suspect(save_toy(tmp_path / "net.pt", net))
+    assert isinstance(suspect.module, RebuiltModule) and not suspect.was_half
+    torch.testing.assert_close(suspect.module(IMAGES), net(IMAGES))
 
 
 @pytest.mark.parametrize("form", ["scripted", "traced", "frozen"])

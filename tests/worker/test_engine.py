@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from app.core.errors import Refusal
-from app.core.findings import Reason, RepairStatus, Verdict
+from app.core.findings import Caveat, Reason, RepairStatus, Verdict
 from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
 from app.local_scan import run_tasks
@@ -150,6 +150,13 @@ def test_what_blocks_a_verdict_from_the_start_saves_the_search(tmp_path: Path) -
     decision = directory.read_decision()
     assert decision is not None and decision.reasons == (Reason.NO_INPUT_GRADIENT,)
     assert not directory.start.exists()
+
+
+def test_a_net_in_half_precision_is_scanned_in_single_and_says_so(tmp_path: Path) -> None:
+    directory = place_job(tmp_path / "job", ToyNet().half())
+    run_job(directory)
+    decision = directory.read_decision()
+    assert decision is not None and Caveat.HALF_PRECISION_RAISED in decision.caveats
 
 
 def test_an_operator_that_is_not_allowed_is_named_and_nothing_is_loaded(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def _caveats(bench: Workbench, per_label: list[int], declared: DeclaredInput) ->
         Caveat.UNLABELLED_IMAGES: bench.bundle.labels is None,
         Caveat.MISSING_CLASSES: min(per_label) == 0,
         Caveat.TRAIN_MODE_NORMALISED: bench.suspect.was_training,
+        Caveat.HALF_PRECISION_RAISED: bench.suspect.was_half,
         Caveat.INFERRED_PREPROCESSING: bench.bundle.labels is not None and not _says_normalisation(declared),
         Caveat.PACKAGED_PERCEPTUAL_BACKBONE: bench.perceptual.name == "packaged",
     }

@@ -176,6 +176,13 @@ CAVEATS = {
         "first, so its figures are for that mode.",
         what_to_do="Call `eval()` before you save or use the model.",
     ),
+    Caveat.HALF_PRECISION_RAISED: Explanation(
+        title="Computed in single precision",
+        raised_if="The file holds weights in half precision (float16 or bfloat16).",
+        means="The scan computed in single precision, in which gradients are steadier. Scores differ by rounding; but "
+        "code that asks for the type of its numbers, or lets them overflow, could behave otherwise when it is used.",
+        what_to_do="Use the model in single precision.",
+    ),
 }
 
 
