@@ -28,7 +28,9 @@ from benchmarks.datasets import REPOSITORY
 from models.classifier import Classifier
 from models.perceptual import PACKAGED, load_perceptual
 from models.suspect import load_suspect
-from worker.detection.inversion import CleanImages, invert_triggers, pretrain_generator
+from worker.detection.clean import CleanImages
+from worker.detection.families.dynamic import Generators, pretrain_generator
+from worker.detection.inversion import invert_triggers
 
 FOLDER = REPOSITORY / "runs" / "intake"
 IMAGES, SIDE, LABELS, STEPS = 64, 224, 10, 6
@@ -82,8 +84,7 @@ def resnet18() -> dict[str, Any]:
         Classifier(suspect.module, spec),
         clean,
         block,
-        start,
-        perceptual,
+        Generators.from_start(start, len(block), perceptual, config),
         config,
         seed=0,
         on_step=lambda step: ends.append(time.perf_counter()),

@@ -23,7 +23,8 @@ from benchmarks.victims.nets import conv_net
 from models.classifier import Classifier
 from models.perceptual import PACKAGED, load_perceptual
 from models.suspect import load_suspect
-from worker.detection.inversion import CleanImages, pretrain_generator
+from worker.detection.clean import CleanImages
+from worker.detection.families.dynamic import pretrain_generator
 
 REPEATS = 9
 

@@ -26,17 +26,17 @@ BUNDLE_SUFFIXES = (".npz", ".zip")
 # What is handed in. Timings are not: each worker keeps its own, those of the report come from the database.
 RESULT = re.compile(
     r"(structure|preparation|decision|repair|report)\.json|report\.html|figures/label_\d+\.png"
-    r"|start\.safetensors|repaired\.(pt|safetensors)"
-    r"|labels/\d{6}\.json|generators/\d{6}\.safetensors|examples/\d{6}\.npz"
+    r"|(start|students)\.safetensors|repaired\.(pt|safetensors)"
+    r"|labels/\d{6}\.json|triggers/\d{6}-[a-z]+\.safetensors|examples/\d{6}-[a-z]+\.npz"
 )
 
 # What of the other jobs' results a task reads, as patterns of paths.
 NEEDS: dict[JobKind, tuple[str, ...]] = {
     JobKind.INSPECT: (),
     JobKind.PREPARE: (),
-    JobKind.INVERT: ("preparation.json", "start.safetensors"),
+    JobKind.INVERT: ("preparation.json", "start.safetensors", "students.safetensors"),
     JobKind.DECIDE: ("*.json",),
-    JobKind.REPAIR: ("preparation.json", "decision.json", "start.safetensors", "generators/*"),
+    JobKind.REPAIR: ("preparation.json", "decision.json", "start.safetensors", "triggers/*"),
     JobKind.REPORT: ("*.json", "examples/*"),
 }
 
@@ -124,6 +124,6 @@ def _timings(finished: Sequence[Job]) -> dict[str, float]:
 
 
 def _is_needed(name: str, task: Task) -> bool:
-    if task.kind is JobKind.REPAIR and name.startswith("generators/"):
-        return any(name == f"generators/{label:06d}.safetensors" for label in task.labels)
+    if task.kind is JobKind.REPAIR and name.startswith("triggers/"):
+        return any(name.startswith(f"triggers/{label:06d}-") for label in task.labels)
     return any(fnmatch(name, pattern) for pattern in NEEDS[task.kind])

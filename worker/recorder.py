@@ -41,7 +41,7 @@ class Recorder:
             _, scan = _held(session, lease)
             if scans.record_finding(session, scan, finding):
                 # A label that did not fit into memory was searched by no family.
-                found = finding.headline if finding.families else None
+                found = finding.families[0] if finding.families else None
                 rates = {"norm": found.norm, "attack_success_rate": found.attack_success_rate} if found else {}
                 scans.tell(session, scan.id, "label", label=finding.label, name=finding.name, **rates)
 

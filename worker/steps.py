@@ -74,8 +74,8 @@ def _draw_strips(directory: JobDirectory, document: dict[str, Any]) -> dict[int,
     """Pictures of the triggers that the report shows."""
     shutil.rmtree(directory.figures, ignore_errors=True)
     strips = {}
-    for label in pictured_labels(document):
-        with np.load(directory.examples(label), allow_pickle=False) as arrays:
+    for label, family in pictured_labels(document).items():
+        with np.load(directory.examples(label, family), allow_pickle=False) as arrays:
             png = png_bytes(trigger_strip(arrays["clean"], arrays["generated"]))
         write_whole(directory.figures / f"label_{label}.png", partial(Path.write_bytes, data=png))
         strips[label] = png

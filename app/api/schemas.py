@@ -53,7 +53,7 @@ SCAN = {
     "bundle": BUNDLE_SHA256,
     "model_name": "digits.pt",
     "bundle_name": "digits.zip",
-    "preset": "paper",
+    "preset": "standard",
     "seed": 0,
     "repair": True,
     "engine_version": "0.1.0",
@@ -126,6 +126,7 @@ class InversionOverrides(_Strict):
     pretrain_epochs: Annotated[int, Field(ge=0, le=1000)] | None = None
     steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
     batch_size: BatchSize | None = None
+    success_level: Fraction | None = None
     generator_width: Annotated[int, Field(ge=1, le=256)] | None = None
     generator_levels: Annotated[int, Field(ge=1, le=6)] | None = None
     labels_per_block: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -206,13 +207,15 @@ class NewScan(_Strict):
 
 
 class LabelResult(BaseModel):
-    """What was found for one label so far; `anomaly_index` comes with the verdict."""
+    """What was found for one label so far; `anomaly_index` and `p_value` come with the verdict."""
 
     label: int
     name: str
+    family: str | None
     norm: float | None
     attack_success_rate: float | None
     anomaly_index: float | None
+    p_value: float | None
     flagged: bool
 
 

@@ -1,6 +1,5 @@
 """A scan as the API tells it: from its row, its jobs and its findings, in a handful of small queries."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -9,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from app.api.checks import Checks
 from app.api.schemas import LabelResult, ScanItem, ScanState, ScanSummary
-from app.core.findings import RepairStatus
+from app.core.findings import LabelFinding, RepairStatus, most_suspicious_family
+from app.core.jobs import finding_from_json
 from app.core.lifecycle import OPEN_SCANS, JobState, ScanStatus
 from app.core.progress import Steps, eta_seconds, progress
 from app.core.repository import jobs, scans
@@ -23,7 +23,9 @@ def scan_item(scan: Scan) -> ScanItem:
 
 def scan_state(session: Session, checks: Checks, scan: Scan) -> ScanState:
     """A scan with how far it is and what it waits for."""
-    labels = [_label(row.finding) for row in scans.findings(session, scan)]
+    findings = [finding_from_json(row.finding) for row in scans.findings(session, scan)]
+    family = most_suspicious_family(findings)
+    labels = [_label(finding, family) for finding in findings]
     steps = [] if scan.status == ScanStatus.FINISHED else jobs.steps(session, scan.id)
     share = 1.0 if scan.status == ScanStatus.FINISHED else progress(steps, scan.request["repair"])
     earlier = scans.queued_before(session, scan) if scan.status == ScanStatus.QUEUED else None
@@ -76,17 +78,18 @@ def _links(scan: Scan) -> dict[str, str]:
     return links
 
 
-def _label(finding: Mapping[str, Any]) -> LabelResult:
-    """A finding in short: the figures of its most suspicious family (see LabelFinding.headline)."""
-    families = finding["families"] or [dict.fromkeys(("norm", "attack_success_rate", "anomaly_index"))]
-    headline = max(families, key=lambda f: (f.get("flagged", False), -1.0 if (i := f["anomaly_index"]) is None else i))
+def _label(finding: LabelFinding, family: str | None) -> LabelResult:
+    """A finding in short: the figures of the family that labels are compared in; none where nothing was searched."""
+    headline = finding.headline(family) if finding.families and family else None
     return LabelResult(
-        label=finding["label"],
-        name=finding["name"],
-        norm=headline["norm"],
-        attack_success_rate=headline["attack_success_rate"],
-        anomaly_index=headline["anomaly_index"],
-        flagged=any(family.get("flagged", False) for family in families),
+        label=finding.label,
+        name=finding.name,
+        family=headline.family if headline else None,
+        norm=headline.norm if headline else None,
+        attack_success_rate=headline.attack_success_rate if headline else None,
+        anomaly_index=headline.anomaly_index if headline else None,
+        p_value=headline.p_value if headline else None,
+        flagged=finding.flagged,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from app.core.config import PRESETS, RepairConfig
+from app.core.config import DEFAULT_PRESET, PRESETS, RepairConfig
 from app.core.intake.declaration import DeclaredInput
 
 DEFAULT_SERVER = "http://127.0.0.1:8360"
@@ -58,7 +58,7 @@ data_dir_option = click.option(
 engine_options = _all_of(
     click.argument("model", type=click.Path(path_type=Path)),
     click.argument("bundle", type=click.Path(path_type=Path)),
-    click.option("--preset", type=click.Choice(list(PRESETS)), default="paper", show_default=True),
+    click.option("--preset", type=click.Choice(list(PRESETS)), default=DEFAULT_PRESET, show_default=True),
     click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), default=RepairConfig.max_accuracy_drop,
                  show_default=True, help="A repair that costs more accuracy than this is not handed out."),
     click.option("--out", type=click.Path(path_type=Path), help="Output directory. [default: MODEL-triggerlens]"),

@@ -3,25 +3,38 @@
 Presets are named constants; docs/decisions/ fixes what the paper leaves open.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+Family = Literal["dynamic", "static", "warp"]
+
 
 @dataclass(frozen=True)
-class InversionConfig:
-    """How a trigger generator is found for each label (paper, sec. 3.3 and 4.1)."""
+class SearchConfig:
+    """How the triggers of one family are found, one for each label."""
 
-    lambda_attack: float = 0.1  # lambda 1: cross-entropy
+    steps: int = 200  # the same for every label
+    batch_size: int = 24
+    learning_rate: float = 0.1  # Adam
+    lambda_attack: float = 1.0  # lambda 1: cross-entropy; where it is steered, its first value
+    success_level: float | None = None  # lambda 1 is steered so that this share of the batches is carried
+
+
+@dataclass(frozen=True)
+class InversionConfig(SearchConfig):
+    """How a trigger generator is found for each label (paper, sec. 3.3 and 4.1): the dynamic family."""
+
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    lambda_attack: float = 0.1
     lambda_mse: float = 1.0  # lambda 2
     lambda_perceptual: float = 0.1  # lambda 3: LPIPS
-    learning_rate: float = 1e-3  # Adam
     identity_start: Literal["trained", "residual"] = "residual"
     pretrain_epochs: int = 20  # of L_rec, for identity_start = "trained"
-    steps: int = 200  # per label
-    batch_size: int = 16
     generator_width: int = 16  # channels of the first level; doubled at each further one
     generator_levels: int = 2
-    labels_per_block: int = 5  # labels inverted in one call; part of what makes numbers reproducible
+    labels_per_block: int = 5  # labels searched together, in every family; part of what makes numbers reproducible
 
 
 @dataclass(frozen=True)
@@ -43,20 +56,45 @@ class ScanConfig:
     preset: str = "paper"
     seed: int = 0
     anomaly_threshold: float = 2.0  # Wang et al. 2019, sec. IV; the paper, sec. 3.4
+    false_alarm_rate: float | None = None  # of the step-out test over all families; None: the threshold accuses
+    students: int = 0  # reference students, which tell how easy each label is by nature
     inversion: InversionConfig = field(default_factory=InversionConfig)
+    static: SearchConfig | None = None
+    warp: SearchConfig | None = None
     repair: RepairConfig = field(default_factory=RepairConfig)
+
+    @property
+    def searches(self) -> Mapping[Family, SearchConfig]:
+        """The families that are searched, in this order."""
+        families: dict[Family, SearchConfig | None] = {
+            "dynamic": self.inversion,
+            "static": self.static,
+            "warp": self.warp,
+        }
+        return {family: search for family, search in families.items() if search is not None}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "ScanConfig":
+        universal = {name: document[name] and SearchConfig(**document[name]) for name in ("static", "warp")}
         parts = {"inversion": InversionConfig(**document["inversion"]), "repair": RepairConfig(**document["repair"])}
-        return cls(**{**document, **parts})
+        return cls(**{**document, **universal, **parts})
 
 
-PRESETS = {"paper": ScanConfig()}
-DEFAULT_PRESET = "paper"
+PRESETS = {
+    "standard": ScanConfig(
+        preset="standard",
+        false_alarm_rate=0.05,
+        students=2,
+        inversion=InversionConfig(steps=100, batch_size=16, learning_rate=2e-3, lambda_attack=0.02, success_level=0.95),
+        static=SearchConfig(steps=200, success_level=0.95),
+        warp=SearchConfig(steps=200, success_level=0.95),
+    ),
+    "paper": ScanConfig(),
+}
+DEFAULT_PRESET = "standard"
 
 
 def preset_config(name: str, seed: int = 0, max_accuracy_drop: float = RepairConfig.max_accuracy_drop) -> ScanConfig:

@@ -4,6 +4,7 @@ Plain frozen dataclasses and enums, standard library only. Rates live in [0, 1];
 differences on images in [0, 1]; numbers that do not exist are None, never NaN.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -46,8 +47,8 @@ class Caveat(StrEnum):
 class FamilyFinding:
     """What the search of one trigger family found for one label."""
 
-    family: str  # "dynamic": a generator (U-Net); further families come with the standard preset
-    norm: float  # m_t, eq. (5): mean |G(x) - x| over images of other labels
+    family: str  # "dynamic", "static" or "warp" (worker/detection/families)
+    norm: float  # how much the trigger changes images of other labels; dynamic: m_t = mean |G(x) - x|, eq. (5)
     attack_success_rate: float  # of the inverted trigger, over images whose label is not the target
     loss: float  # eq. (4), averaged over the last steps of the search
     steps: int
@@ -56,19 +57,27 @@ class FamilyFinding:
     p_value: float | None = None
     flagged: bool = False
     halved: bool = False  # searched in a smaller block of labels than planned, for lack of memory
+    out_of_reach: bool = False  # the trigger does not have the success at which norms are compared
+    reference_norms: tuple[float, ...] = ()  # the same label's, of the reference students
+
+    def suspicion(self) -> tuple[bool, float, float]:
+        """More suspicious families compare greater: by flag, p-value, anomaly index."""
+        index = -1.0 if self.anomaly_index is None else self.anomaly_index
+        return self.flagged, -1.0 if self.p_value is None else -self.p_value, index
 
 
 @dataclass(frozen=True)
 class LabelFinding:
-    """One label's findings; its headline figures are those of the most suspicious family."""
+    """One label's findings, one for each family."""
 
     label: int
     name: str
     families: tuple[FamilyFinding, ...]  # none where the search of this label alone did not fit into memory
 
-    @property
-    def headline(self) -> FamilyFinding:
-        return max(self.families, key=lambda f: (f.flagged, -1.0 if f.anomaly_index is None else f.anomaly_index))
+    def headline(self, family: str) -> FamilyFinding:
+        """The figures that stand for this label: what accuses it, or the family that all labels are compared in."""
+        accusing = [found for found in self.families if found.flagged]
+        return max(accusing or self.families, key=lambda found: (found.family == family, found.suspicion()))
 
     @property
     def flagged(self) -> bool:
@@ -81,6 +90,12 @@ class LabelFinding:
     @property
     def halved(self) -> bool:
         return any(f.halved for f in self.families)
+
+
+def most_suspicious_family(findings: Iterable[LabelFinding]) -> str | None:
+    """The family in which a scan's labels are compared: the one that accuses, or comes closest to it."""
+    families = [found for finding in findings for found in finding.families]
+    return max(families, key=FamilyFinding.suspicion).family if families else None
 
 
 @dataclass(frozen=True)

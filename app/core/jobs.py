@@ -2,9 +2,9 @@
 
     job.json                    the request: ScanJob
     model.pt, bundle.zip|npz    the inputs, copied here and never changed
-    result/                     structure.json, preparation.json, start.safetensors, labels/, generators/, examples/,
-                                decision.json, repair.json, repaired.pt, repaired.safetensors, timings.json,
-                                report.json, report.html, figures/
+    result/                     structure.json, preparation.json, start.safetensors, students.safetensors, labels/,
+                                triggers/, examples/, decision.json, repair.json, repaired.pt, repaired.safetensors,
+                                timings.json, report.json, report.html, figures/
 
 Every file appears whole or not at all: it is written beside its name and renamed. Standard library only.
 """
@@ -67,6 +67,7 @@ class JobDirectory:
         self.repaired = self.result / "repaired.pt"
         self.repaired_state = self.result / "repaired.safetensors"
         self.start = self.result / "start.safetensors"
+        self.students = self.result / "students.safetensors"
         self.report = self.result / "report.json"
         self.page = self.result / "report.html"
         self.figures = self.result / "figures"
@@ -78,11 +79,11 @@ class JobDirectory:
     def finding(self, label: int) -> Path:
         return self.result / "labels" / f"{label:06d}.json"
 
-    def generator(self, label: int) -> Path:
-        return self.result / "generators" / f"{label:06d}.safetensors"
+    def trigger(self, label: int, family: str) -> Path:
+        return self.result / "triggers" / f"{label:06d}-{family}.safetensors"
 
-    def examples(self, label: int) -> Path:
-        return self.result / "examples" / f"{label:06d}.npz"
+    def examples(self, label: int, family: str) -> Path:
+        return self.result / "examples" / f"{label:06d}-{family}.npz"
 
     def write_job(self, job: ScanJob) -> None:
         self._write(self.root / "job.json", job.to_json())
@@ -113,11 +114,11 @@ class JobDirectory:
 
     def read_finding(self, label: int) -> LabelFinding | None:
         path = self.finding(label)
-        return _finding(self._read(path)) if path.exists() else None
+        return finding_from_json(self._read(path)) if path.exists() else None
 
     def read_findings(self) -> list[LabelFinding]:
         """The labels searched so far, in label order."""
-        return [_finding(self._read(path)) for path in sorted((self.result / "labels").glob("*.json"))]
+        return [finding_from_json(self._read(path)) for path in sorted((self.result / "labels").glob("*.json"))]
 
     def write_decision(self, decision: Decision) -> None:
         self._write(self.result / "decision.json", asdict(decision))
@@ -127,7 +128,7 @@ class JobDirectory:
             return None
         return Decision(
             Verdict(document["verdict"]),
-            tuple(map(_finding, document["labels"])),
+            tuple(map(finding_from_json, document["labels"])),
             document["model_anomaly_index"],
             tuple(map(Reason, document["reasons"])),
             tuple(map(Caveat, document["caveats"])),
@@ -193,8 +194,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _finding(document: dict[str, Any]) -> LabelFinding:
-    families = tuple(FamilyFinding(**family) for family in document["families"])
+def finding_from_json(document: Mapping[str, Any]) -> LabelFinding:
+    families = tuple(FamilyFinding(**_tuples(family)) for family in document["families"])
     return LabelFinding(document["label"], document["name"], families)
 
 

@@ -43,7 +43,7 @@ def test_a_new_scan_is_accepted_with_its_address_and_rung_for(
     assert (answer.status_code, answer.headers["retry-after"]) == (202, "1")
     assert answer.headers["location"] == f"/v1/scans/{state['id']}" == state["links"]["self"]
     assert (state["status"], state["progress"], state["queue_position"]) == ("queued", 0.0, 0)
-    assert (state["preset"], state["seed"], state["repair"]) == ("paper", 3, True)
+    assert (state["preset"], state["seed"], state["repair"]) == ("standard", 3, True)
     assert isinstance(service.queue, RecordingQueue) and service.queue.rings == ["cpu"]
     assert client.get(state["links"]["self"]).json()["id"] == state["id"]
 
@@ -156,7 +156,9 @@ def test_a_running_scan_tells_how_far_it_is(client: TestClient, service: Service
         "label": 0,
         "name": "0",
         "norm": 0.05,
+        "family": "dynamic",
         "attack_success_rate": 0.98,
+        "p_value": None,
         "anomaly_index": None,
         "flagged": False,
     }

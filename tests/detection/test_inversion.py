@@ -10,7 +10,9 @@ from app.core.config import InversionConfig
 from models.classifier import Classifier
 from models.perceptual import PACKAGED, PerceptualDistance, load_perceptual
 from tests.toys import QUICK, SHORT, ToyNet, plain_spec, toy_images, toy_labels
-from worker.detection.inversion import CleanImages, Inversion, invert_triggers, pretrain_generator
+from worker.detection.clean import CleanImages
+from worker.detection.families.dynamic import Generators, pretrain_generator
+from worker.detection.inversion import Inversion, invert_triggers
 
 PLANTED = 2
 
@@ -40,11 +42,12 @@ def search(
     **options: object,
 ) -> list[Inversion]:
     start = pretrain_generator(clean, perceptual, config, seed)
-    return invert_triggers(suspect, clean, labels, start, perceptual, config, seed, **options)  # type: ignore[arg-type]
+    triggers = Generators.from_start(start, len(labels), perceptual, config)
+    return invert_triggers(suspect, clean, labels, triggers, config, seed, **options)  # type: ignore[arg-type]
 
 
 def weights(inversion: Inversion) -> list[torch.Tensor]:
-    return list(inversion.generator.state_dict().values())
+    return list(inversion.trigger.state_dict().values())
 
 
 def same(one: Inversion, other: Inversion) -> bool:
@@ -129,5 +132,5 @@ def test_the_starting_generator_is_left_as_it_was(
 ) -> None:
     start = pretrain_generator(clean, perceptual, QUICK, seed=0)
     before = [tensor.clone() for tensor in start.state_dict().values()]
-    invert_triggers(suspect, clean, [0], start, perceptual, QUICK, seed=0)
+    invert_triggers(suspect, clean, [0], Generators.from_start(start, 1, perceptual, QUICK), QUICK, seed=0)
     assert all(map(torch.equal, before, start.state_dict().values()))

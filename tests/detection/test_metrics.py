@@ -1,6 +1,5 @@
 """Rates and norms on numbers small enough to count by hand."""
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -10,7 +9,6 @@ from worker.detection.metrics import (
     clean_accuracy,
     in_batches,
     predictions,
-    residual_norm,
 )
 
 
@@ -33,15 +31,6 @@ def test_attack_success_leaves_out_images_of_the_target_label() -> None:
     labels = torch.tensor([2, 2, 2, 0, 0, 1, 1])
     triggered = of_channels([2, 2, 2, 2, 0, 1, 1])  # of four images of other labels one is carried to label 2
     assert attack_success_rate(brightest_channel, triggered, labels, 2) == 0.25
-
-
-def test_the_norm_is_the_mean_absolute_change_over_images_of_other_labels() -> None:
-    images = torch.full((3, 1, 2, 2), 0.5)
-    triggered = images.clone()
-    triggered[0] += 0.4  # of the target label: does not count
-    triggered[1] += 0.1
-    triggered[2, :, 0] -= 0.2  # half of its pixels
-    assert residual_norm(images, triggered, torch.tensor([1, 0, 0]), 1) == pytest.approx((0.1 + 0.1) / 2)
 
 
 def test_batches_are_put_together_again_and_leave_no_gradient_behind() -> None:

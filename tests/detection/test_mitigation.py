@@ -28,7 +28,7 @@ def suspect() -> Classifier:
 
 
 def unlearn(classifier: Classifier, config: RepairConfig = RepairConfig(), seed: int = 0, **options: object) -> None:  # noqa: B008 frozen
-    unlearn_trigger(classifier, [Veil()], SEEN, toy_labels(4), config, seed, **options)  # type: ignore[arg-type,list-item]
+    unlearn_trigger(classifier, [Veil()], SEEN, toy_labels(4), config, seed, **options)  # type: ignore[arg-type]
 
 
 def test_the_planted_triggers_success_falls_and_accuracy_on_unseen_images_stays() -> None:

@@ -45,7 +45,7 @@ def test_a_label_far_below_the_others_is_an_accusation_that_says_it_is_unconfirm
     decision = decide_verdict(preparation(), findings(ONE_LOW), ScanConfig())
     assert decision.verdict is Verdict.BACKDOORED and decision.flagged_labels == (2,)
     assert decision.reasons == () and Caveat.UNCONFIRMED in decision.caveats
-    assert decision.model_anomaly_index == decision.labels[2].headline.anomaly_index
+    assert decision.model_anomaly_index == decision.labels[2].families[0].anomaly_index
     assert decision.model_anomaly_index is not None and decision.model_anomaly_index > 2
 
 
@@ -114,7 +114,7 @@ def test_an_accusation_needs_a_trigger_that_reaches_its_label() -> None:
 def test_a_zero_spread_leaves_indices_out_rather_than_infinite() -> None:
     decision = decide_verdict(preparation(), findings((0.1,) * 6), ScanConfig())
     assert decision.model_anomaly_index is None
-    assert [finding.headline.anomaly_index for finding in decision.labels] == [None] * 6
+    assert [finding.families[0].anomaly_index for finding in decision.labels] == [None] * 6
 
 
 def test_the_threshold_is_the_configs() -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 from app.core.config import InversionConfig
 
-# Only the figures of the preset are changed; everything that runs is what `triggerlens` runs.
+# Only the figures of the presets are changed; everything that runs is what `triggerlens` runs.
 SHORTENED = """
 import sys, json
 from dataclasses import replace
 from app.core.config import PRESETS, InversionConfig
-PRESETS["paper"] = replace(PRESETS["paper"], inversion=InversionConfig(**json.loads(sys.argv.pop(1))))
+short = replace(PRESETS["paper"], inversion=InversionConfig(**json.loads(sys.argv.pop(1))))
+PRESETS.update({name: replace(short, preset=name) for name in PRESETS})
 from app.cli import main
 main()
 """

@@ -163,7 +163,12 @@ class Stack:
         **options: Any,
     ) -> str:
         """The id of a new scan. The key makes sure that asking twice, of an API that dies, is asking once."""
-        body = {**inputs, "input": {"mean": [0.0], "std": [1.0]}, "config": {"inversion": asdict(inversion)}}
+        body = {
+            **inputs,
+            "preset": "paper",
+            "input": {"mean": [0.0], "std": [1.0]},
+            "config": {"inversion": asdict(inversion)},
+        }
         once = {"Idempotency-Key": uuid4().hex}
         answer = self.ask("POST", "/v1/scans", tenant_id, once, json={"force": True, **body, **options})
         return str(answer.raise_for_status().json()["id"])

@@ -52,18 +52,23 @@ def test_a_task_finds_its_inputs_and_the_request(desk: Desk) -> None:
 
 
 def test_a_task_finds_those_results_of_others_that_it_needs(desk: Desk, tmp_path: Path) -> None:
-    names = ["preparation.json", "start.safetensors", *(f"generators/{label:06d}.safetensors" for label in range(3))]
-    names += ["labels/000000.json", "examples/000000.npz", "decision.json"]
+    names = [
+        "preparation.json",
+        "start.safetensors",
+        "students.safetensors",
+        *(f"triggers/{label:06d}-dynamic.safetensors" for label in range(3)),
+    ]
+    names += ["labels/000000.json", "examples/000000-dynamic.npz", "decision.json"]
     leave(desk.directory, *names)
     others = [finished(JobKind.INVERT, desk.hand_in(LEASE, []))]
     expected = {
-        Task(JobKind.INVERT, (0,)): {"preparation.json", "start.safetensors"},
+        Task(JobKind.INVERT, (0,)): {"preparation.json", "start.safetensors", "students.safetensors"},
         Task(JobKind.DECIDE): {"preparation.json", "labels/000000.json", "decision.json"},
         Task(JobKind.REPAIR, (1,)): {
-            "preparation.json", "decision.json", "start.safetensors", "generators/000001.safetensors"
+            "preparation.json", "decision.json", "start.safetensors", "triggers/000001-dynamic.safetensors"
         },
         Task(JobKind.REPORT): {
-            "preparation.json", "decision.json", "labels/000000.json", "examples/000000.npz", "timings.json"
+            "preparation.json", "decision.json", "labels/000000.json", "examples/000000-dynamic.npz", "timings.json"
         },
     }  # fmt: skip
     for task, needed in expected.items():
@@ -86,8 +91,8 @@ def test_links_devices_and_strange_names_are_not_handed_in(desk: Desk, tmp_path:
     (tmp_path / "secret").write_text("of this machine")
     result = desk.directory.result
     (result / "decision.json").symlink_to(tmp_path / "secret")
-    (result / "generators").symlink_to(tmp_path)
-    (tmp_path / "000000.safetensors").write_text("elsewhere")
+    (result / "triggers").symlink_to(tmp_path)
+    (tmp_path / "000000-dynamic.safetensors").write_text("elsewhere")
     os.mkfifo(result / "report.json")
     assert list(desk.hand_in(LEASE, [])) == ["labels/000000.json"]
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.core.config import PRESETS, InversionConfig, SearchConfig
 from app.core.errors import Refusal
 from app.core.findings import Caveat, Reason, RepairStatus, Verdict
 from app.core.jobs import JobDirectory
@@ -62,7 +63,9 @@ def test_a_result_directory_holds_what_was_promised(finished: tuple[JobDirectory
         "report.html",
     }
     expected |= {f"labels/{label}.json" for label in labels}
-    expected |= {f"generators/{label}.safetensors" for label in labels} | {f"examples/{label}.npz" for label in labels}
+    expected |= {f"triggers/{label}-dynamic.safetensors" for label in labels} | {
+        f"examples/{label}-dynamic.npz" for label in labels
+    }
     there = {name for name in contents(directory) if not name.startswith("figures/")}
     assert there - {"repair.json", "repaired.pt", "repaired.safetensors"} == expected
     preparation, decision = directory.read_preparation(), directory.read_decision()
@@ -72,7 +75,7 @@ def test_a_result_directory_holds_what_was_promised(finished: tuple[JobDirectory
     assert preparation.images_per_label == (4,) * 6 and preparation.perceptual == "packaged"
     assert [finding.label for finding in decision.labels] == list(range(6))
     assert {"prepare", "pretrain", "invert", "decide"} <= {n.removesuffix("_seconds") for n in directory.read_timings()}
-    with np.load(directory.examples(3)) as arrays:
+    with np.load(directory.examples(3, "dynamic")) as arrays:
         assert arrays["clean"].shape == arrays["generated"].shape == (8, 16, 16, 1)
     assert not list(directory.root.rglob("*.partial"))
 
@@ -111,8 +114,8 @@ def test_an_engine_killed_after_a_block_goes_on_there_and_ends_the_same(
     with pytest.raises(EngineCrashError) as crash, session:
         run_tasks(session, directory.read_job())
     assert crash.value.code == -signal.SIGKILL
-    kept = {path: path.stat().st_mtime_ns for path in directory.result.rglob("00000[01].*")}
-    assert len(kept) == 6, "finding, generator and examples of labels 0 and 1"
+    kept = {path: path.stat().st_mtime_ns for path in directory.result.rglob("00000[01]*")}
+    assert len(kept) == 6, "finding, trigger and examples of labels 0 and 1"
     events = run_job(directory)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished labels are not searched again"
     assert [event["labels"] for event in events if event["event"] == "step"] == [[2, 3]] * 4 + [[4, 5]] * 4
@@ -128,7 +131,7 @@ def test_a_time_limit_ends_the_search_early_and_the_next_run_makes_it_whole(tmp_
     decision = directory.read_decision()
     assert decision is not None and decision.verdict is Verdict.INCONCLUSIVE
     assert decision.reasons == (Reason.SEARCH_TRUNCATED,)
-    assert all(finding.headline.truncated and finding.headline.steps < 3000 for finding in decision.labels)
+    assert all(finding.truncated and finding.families[0].steps < 3000 for finding in decision.labels)
     job = directory.read_job()
     directory.write_job(replace(job, config=replace(job.config, inversion=replace(search, steps=4))))
     run_job(directory)
@@ -197,3 +200,34 @@ def repair_again(directory: JobDirectory) -> list[Event]:
     with ScanSession(directory, events.append) as session:
         session.run(Task(JobKind.REPAIR, (2,)))
     return events
+
+
+def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(tmp_path: Path) -> None:
+    """`standard` on a toy with a veil, with fewer steps: students, p-values, and a repair of what accuses."""
+    few = {"steps": 60, "success_level": 0.95}
+    config = replace(
+        PRESETS["standard"],
+        students=1,
+        inversion=InversionConfig(**few, learning_rate=2e-3, generator_width=4, labels_per_block=3),
+        static=SearchConfig(**few),
+        warp=SearchConfig(**few),
+    )
+    directory = place_job(tmp_path / "job", ToyNet(8, planted=2), {"labels": 8}, config=config, repair=True)
+    events = run_job(directory)
+    families = ["dynamic", "static", "warp"]
+    decision, document = directory.read_decision(), directory.read_report()
+    assert decision is not None and document is not None
+    for finding in decision.labels:
+        assert [found.family for found in finding.families] == families
+        assert [len(found.reference_norms) for found in finding.families] == [0, 1, 1]
+        assert all(found.p_value is not None for found in finding.families)
+        assert all(directory.trigger(finding.label, family).exists() for family in families)
+    assert decision.verdict is Verdict.BACKDOORED and decision.flagged_labels == (2,)
+    accusing = [found.family for found in decision.labels[2].families if found.flagged]
+    assert document["labels"][2]["family"] in accusing and Caveat.UNCONFIRMED not in decision.caveats
+    repair = directory.read_repair()
+    assert repair is not None and repair.status is RepairStatus.REPAIRED
+    steps = [event for event in events if event["event"] == "step" and event["labels"] == [0, 1, 2]]
+    assert [event["done"] for event in steps] == list(range(1, 60 * 5 + 1)) and {event["of"] for event in steps} == {
+        300
+    }

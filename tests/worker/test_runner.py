@@ -70,9 +70,9 @@ def test_a_scan_goes_through_its_jobs_each_once_and_leaves_what_they_say(
             assert service.store.size(facts["key"]) == facts["size"]
             stored += facts["size"]
     assert {*(jobs["invert 2"].outputs or {})} == {
-        f"{folder}/{label:06d}.{kind}"
+        f"{folder}/{label:06d}{kind}"
         for label in (2, 3)
-        for folder, kind in (("labels", "json"), ("generators", "safetensors"), ("examples", "npz"))
+        for folder, kind in (("labels", ".json"), ("triggers", "-dynamic.safetensors"), ("examples", "-dynamic.npz"))
     }
     assert scan.output_bytes == stored
     assert not any(runner.scratch.path.iterdir()), "the desk is cleared"

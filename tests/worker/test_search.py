@@ -78,7 +78,7 @@ def test_a_block_that_does_not_fit_is_halved_until_it_does(bench: Workbench, mon
     assert memory.tried == [[0, 1, 2, 3, 4], [0, 1], [2, 3, 4], [2], [3, 4]]
     halved = bench.directory.read_findings()
     assert all(finding.halved for finding in halved) and not any(finding.halved for finding in whole)
-    assert [f.headline.norm for f in halved] == pytest.approx([f.headline.norm for f in whole], rel=1e-3)
+    assert [f.families[0].norm for f in halved] == pytest.approx([f.families[0].norm for f in whole], rel=1e-3)
     report = report_of(bench)
     assert report["coverage"]["labels_in_halved_blocks"] == 5 and report["finished"]
     assert "out_of_memory" not in report["reasons"]

@@ -37,9 +37,9 @@ def searched(root: Path, norms: tuple[float, ...], repair: bool = True, **known:
     directory.write_preparation(replace(preparation, **known))  # type: ignore[arg-type]
     for label, norm in enumerate(norms):
         directory.write_finding(LabelFinding(label, str(label), (FamilyFinding("dynamic", norm, 0.95, 0.1, 200),)))
-        directory.examples(label).parent.mkdir(exist_ok=True)
+        directory.examples(label, "dynamic").parent.mkdir(exist_ok=True)
         images = np.full((2, 16, 16, 1), 0.5, np.float32)
-        np.savez(directory.examples(label), clean=images, generated=images + norm)
+        np.savez(directory.examples(label, "dynamic"), clean=images, generated=images + norm)
     return directory
 
 
@@ -72,7 +72,7 @@ def test_a_report_that_is_made_again_keeps_no_picture_of_the_one_before(tmp_path
     for more in ((), GUILTY[1:]):
         for label, norm in enumerate(more, start=1):
             directory.write_finding(LabelFinding(label, str(label), (FamilyFinding("dynamic", norm, 0.95, 0.1, 200),)))
-            directory.examples(label).write_bytes(directory.examples(0).read_bytes())
+            directory.examples(label, "dynamic").write_bytes(directory.examples(0, "dynamic").read_bytes())
         decide(directory)
         report(directory, "none")
     assert {path.name for path in directory.figures.iterdir()} == {"label_2.png", "label_0.png"}

@@ -1,47 +1,34 @@
-"""Trigger inversion: for each label, train a generator that changes images as little as it can and still reaches it.
+"""Trigger inversion: for each label, search a trigger that changes images as little as it can and still reaches it.
 
-    N image batch   C channels   H, W pixels   K labels
+    T labels   N images of each   C channels   H, W pixels   K labels of the classifier
 
-Several labels are inverted in one call: each has its own generator and its own random numbers, drawn from (seed,
-label); the suspect classifier and the perceptual network see the batches of all of them at once.
+Several labels are inverted in one call: each has its own trigger and its own random numbers, drawn from (seed, label);
+the suspect classifier sees the batches of all of them at once.
+
+With fixed weights this is the paper's search. A label that is hard to reach then has a small norm, because its trigger
+has not reached it yet. So the weight of the cross-entropy can be steered, label by label, until each trigger carries
+the same share of its batches; and norms are read where each carries the same share of the same images.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from app.core.config import InversionConfig
-from models.classifier import Classifier
-from models.generator import TriggerGenerator
-from models.perceptual import PerceptualDistance
-from worker.detection.metrics import attack_success_rate, in_batches, residual_norm
-from worker.detection.objectives import attack_loss, reconstruction_loss
+from app.core.config import SearchConfig
+from worker.detection.clean import CleanImages, batches_of, random_numbers
+from worker.detection.families.base import Triggers
+from worker.detection.metrics import attack_success_rate, in_batches
 
 AVERAGED_STEPS = 10  # the reported loss is the mean over this many last steps
 
+# Steering: the weight's logarithm moves by at most STEERING a step, fully where success is NEAR or more from its level.
+STEERING, NEAR, MEMORY = 0.07, 0.05, 0.9
 
-@dataclass(frozen=True)
-class CleanImages:
-    """The clean images of a scan with what is computed from them once.
-
-    `labels_N` are the true labels, or the classifier's own predictions where the images came without.
-    """
-
-    images_NCHW: Tensor
-    labels_N: Tensor
-    features: list[Tensor]  # of the perceptual network, each [N, ...]
-
-    @classmethod
-    def measure(cls, images_NCHW: Tensor, labels_N: Tensor, perceptual: PerceptualDistance) -> "CleanImages":
-        with torch.no_grad():
-            parts = [perceptual.features(batch) for batch in images_NCHW.split(256)]
-        return cls(images_NCHW, labels_N, [torch.cat(layer) for layer in zip(*parts, strict=True)])
-
-    def __len__(self) -> int:
-        return len(self.images_NCHW)
+# Reading at equal success: strengths tried, by bisection, on so many images of other labels.
+WEAKEST, STRONGEST, HALVINGS, READ_IMAGES = 0.5, 1.6, 6, 120
 
 
 @dataclass(frozen=True)
@@ -49,117 +36,138 @@ class Inversion:
     """The trigger found for one label, with the evidence of how it was found."""
 
     label: int
-    generator: TriggerGenerator
-    norm: float  # m_t, eq. (5)
+    trigger: Triggers
+    norm: float  # over images of other labels; of the dynamic family m_t, eq. (5)
     attack_success_rate: float
     loss: float  # eq. (4), mean over the last steps
     steps: int
     truncated: bool
-
-
-def pretrain_generator(
-    clean: CleanImages, perceptual: PerceptualDistance, config: InversionConfig, seed: int
-) -> TriggerGenerator:
-    """The generator every label starts from: one that gives back its input (paper, sec. 4.1).
-
-    With identity_start "residual" it does so by construction; with "trained" it learns to by L_rec.
-    """
-    torch_state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    channels = clean.images_NCHW.shape[1]
-    generator = TriggerGenerator(channels, config.generator_width, config.generator_levels, config.identity_start)
-    torch.random.set_rng_state(torch_state)
-    generator.to(clean.images_NCHW.device)
-    if config.identity_start == "residual":
-        return generator
-    optimizer = torch.optim.Adam(generator.parameters(), config.learning_rate)
-    batches = _batches(torch.arange(len(clean)), config.batch_size, _random(seed))
-    for _ in range(config.pretrain_epochs * max(1, len(clean) // config.batch_size)):
-        picked = next(batches)
-        images = clean.images_NCHW[picked]
-        features = [layer[picked] for layer in clean.features]
-        loss = reconstruction_loss(images, generator(images), features, perceptual, config).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    return generator
+    out_of_reach: bool  # no strength of the trigger has the success at which norms are compared
 
 
 def invert_triggers(
-    classifier: Classifier,
+    classifier: nn.Module,
     clean: CleanImages,
     targets: Sequence[int],
-    start: TriggerGenerator,
-    perceptual: PerceptualDistance,
-    config: InversionConfig,
+    triggers: Triggers,
+    config: SearchConfig,
     seed: int,
     on_step: Callable[[int], None] = lambda step: None,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> list[Inversion]:
     """Invert the trigger of each target label: minimise eq. (4) over images whose label is not the target.
 
-    `on_step` hears the number of finished steps; when `out_of_time` says so, the search stops where it is and its
-    inversions are marked as truncated. Raises ValueError for a target without images of other labels.
+    `triggers` are where the search starts, and are changed. `on_step` hears the number of finished steps; when
+    `out_of_time` says so, the search stops where it is and its inversions are marked as truncated. Raises ValueError
+    for a target without images of other labels.
     """
-    generators = [copy.deepcopy(start).requires_grad_(True) for _ in targets]
-    others = [torch.nonzero(clean.labels_N != target).flatten() for target in targets]
-    for target, indices in zip(targets, others, strict=True):
-        if len(indices) == 0:
-            raise ValueError(f"label {target}: there is no image of another label to put a trigger on")
-    batches = [_batches(i, config.batch_size, _random(seed, t)) for t, i in zip(targets, others, strict=True)]
-    optimizer = torch.optim.Adam([p for g in generators for p in g.parameters()], config.learning_rate, foreach=True)
+    others = [clean.others(target) for target in targets]
+    size = min(config.batch_size, *map(len, others))
+    batches = [batches_of(i, size, random_numbers(seed, t)) for t, i in zip(targets, others, strict=True)]
+    targets_N = torch.tensor(targets, device=clean.images_NCHW.device).repeat_interleave(size)
+    weights = _Weights(len(targets), config, clean.images_NCHW.device)
+    optimizer = torch.optim.Adam(triggers.requires_grad_(True).parameters(), config.learning_rate, foreach=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     recent_TL: list[Tensor] = []
     step = 0
     while step < config.steps and not out_of_time():
-        picked = [next(batch) for batch in batches]
-        sizes = [len(part) for part in picked]
-        together = torch.cat(picked)
-        images = clean.images_NCHW[together]
-        generated = torch.cat([g(part) for g, part in zip(generators, images.split(sizes), strict=True)])
-        targets_N = torch.repeat_interleave(torch.tensor(targets), torch.tensor(sizes)).to(images.device)
-        features = [layer[together] for layer in clean.features]
-        loss_N = attack_loss(classifier(generated), targets_N, config)
-        loss_N = loss_N + reconstruction_loss(images, generated, features, perceptual, config)
-        losses_T = torch.stack([part.mean() for part in loss_N.split(sizes)])
+        picked_N = torch.cat([next(batch) for batch in batches])
+        images = clean.images_NCHW[picked_N].unflatten(0, (len(targets), size))
+        triggered = triggers(images)
+        logits_NK = classifier(triggered.flatten(0, 1))
+        attack_T = functional.cross_entropy(logits_NK, targets_N, reduction="none").view(-1, size).mean(1)
+        cost_T = triggers.cost(images, triggered, [layer[picked_N] for layer in clean.features])
+        losses_T = weights.attack_T * attack_T + cost_T
         optimizer.zero_grad(set_to_none=True)
         losses_T.sum().backward()
         optimizer.step()
         schedule.step()
+        weights.steer((logits_NK.detach().argmax(1) == targets_N).view(-1, size))
         recent_TL = [*recent_TL, losses_T.detach()][-AVERAGED_STEPS:]
         step += 1
         on_step(step)
+    triggers.requires_grad_(False)
+    reached = torch.ones(len(targets), dtype=torch.bool)
+    if config.success_level is not None:
+        triggers, reached = at_equal_success(classifier, clean, targets, triggers, config.success_level)
     losses = torch.stack(recent_TL).mean(0).tolist() if recent_TL else [float("nan")] * len(targets)
     return [
-        measure(classifier, clean, target, generator.eval(), loss, step, truncated=step < config.steps)
-        for target, generator, loss in zip(targets, generators, losses, strict=True)
+        measure(
+            classifier,
+            clean,
+            target,
+            triggers.of(index),
+            losses[index],
+            step,
+            truncated=step < config.steps,
+            out_of_reach=not reached[index],
+        )
+        for index, target in enumerate(targets)
     ]
 
 
+class _Weights:
+    """Lambda 1 of each label: as configured, or steered so that each trigger carries its share of the batches."""
+
+    def __init__(self, labels: int, config: SearchConfig, device: torch.device) -> None:
+        self.attack_T = torch.full((labels,), config.lambda_attack, device=device)
+        self.level = config.success_level
+        self.success_T = torch.zeros(labels, device=device)
+
+    def steer(self, carried_TN: Tensor) -> None:
+        if self.level is None:
+            return
+        self.success_T = MEMORY * self.success_T + (1 - MEMORY) * carried_TN.float().mean(1)
+        missing_T = ((self.level - self.success_T) / NEAR).clamp(-1, 1)
+        self.attack_T = self.attack_T * (STEERING * missing_T).exp()
+
+
+@torch.no_grad()
+def at_equal_success(
+    classifier: nn.Module, clean: CleanImages, targets: Sequence[int], triggers: Triggers, level: float
+) -> tuple[Triggers, Tensor]:
+    """The triggers, as weak as each can be to carry this share of the images, and which of them can, bool [T].
+
+    Strengths are found by bisection between WEAKEST and STRONGEST. A trigger that cannot stays as it is.
+    """
+    device = clean.images_NCHW.device
+    others = [clean.others(target) for target in targets]
+    number = min(READ_IMAGES, *map(len, others))
+    spread = [indices[torch.linspace(0, len(indices) - 1, number).long().to(device)] for indices in others]
+    images = clean.images_NCHW[torch.stack(spread)]
+    targets_T1 = torch.tensor(targets, device=device)[:, None]
+
+    def carried(strengths_T: Tensor) -> Tensor:
+        scaled = triggers.scaled(strengths_T)
+        parts = [classifier(scaled(part).flatten(0, 1)).argmax(1) for part in images.split(READ_IMAGES // 3, 1)]
+        hits_TN = torch.cat([part.view(len(targets), -1) == targets_T1 for part in parts], 1)
+        return hits_TN.float().mean(1) >= level
+
+    weak, strong = (torch.full((len(targets),), strength, device=device) for strength in (WEAKEST, STRONGEST))
+    reached_T = carried(strong)
+    for _ in range(HALVINGS):
+        middle = (weak * strong).sqrt()
+        enough = carried(middle)
+        reached_T = reached_T | enough
+        weak, strong = torch.where(enough, weak, middle), torch.where(enough, middle, strong)
+    return triggers.scaled(torch.where(reached_T, strong, 1.0)), reached_T
+
+
 def measure(
-    classifier: Classifier,
+    classifier: nn.Module,
     clean: CleanImages,
     target: int,
-    generator: TriggerGenerator,
+    trigger: Triggers,
     loss: float,
     steps: int,
     truncated: bool,
+    out_of_reach: bool,
 ) -> Inversion:
-    """Read a generator's norm and attack success over all clean images of other labels."""
-    triggered = in_batches(generator, clean.images_NCHW)
-    norm = residual_norm(clean.images_NCHW, triggered, clean.labels_N, target)
-    success = attack_success_rate(classifier, triggered, clean.labels_N, target)
-    return Inversion(target, generator, norm, success, loss, steps, truncated)
-
-
-def _random(seed: int, label: int = -1) -> torch.Generator:
-    """Random numbers that depend on the scan's seed and the label, and on nothing else."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + label + 1) % 2**63)
-
-
-def _batches(indices: Tensor, size: int, random: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of indices: shuffled, each used once before any is used again."""
-    size = min(size, len(indices))
-    while True:
-        shuffled = indices[torch.randperm(len(indices), generator=random).to(indices.device)]
-        yield from (part for part in shuffled.split(size) if len(part) == size)
+    """Read the norm and the attack success of one label's trigger over all clean images of other labels."""
+    trigger.requires_grad_(False).eval()
+    others = clean.others(target)
+    images = clean.images_NCHW[others]
+    triggered = in_batches(trigger.on, images)
+    norm = trigger.norm(images[None], triggered[None]).item()
+    success = attack_success_rate(classifier, triggered, clean.labels_N[others], target)
+    return Inversion(target, trigger, norm, success, loss, steps, truncated, out_of_reach)

@@ -32,9 +32,3 @@ def attack_success_rate(classifier: Transform, triggered_NCHW: Tensor, labels_N:
     """The share of triggered images that get the target label, over images whose true label is another."""
     others = labels_N != target
     return (predictions(classifier, triggered_NCHW[others]) == target).float().mean().item()
-
-
-def residual_norm(images_NCHW: Tensor, triggered_NCHW: Tensor, labels_N: Tensor, target: int) -> float:
-    """m_t = mean |G_t(x) - x| over pixels and over images whose label is not t, eq. (5)."""
-    others = labels_N != target
-    return (triggered_NCHW[others] - images_NCHW[others]).abs().mean().item()

@@ -16,13 +16,12 @@ from torch.nn import functional
 
 from app.core.config import RepairConfig
 from models.classifier import Classifier
-from models.generator import TriggerGenerator
-from worker.detection.metrics import in_batches
+from worker.detection.metrics import Transform, in_batches
 
 
 def unlearn_trigger(
     classifier: Classifier,
-    generators: Sequence[TriggerGenerator],
+    triggers: Sequence[Transform],
     images_NCHW: Tensor,
     labels_N: Tensor,
     config: RepairConfig,
@@ -38,7 +37,7 @@ def unlearn_trigger(
     if not parameters:
         raise ValueError("the module has no parameters to fine-tune")
     clean = len(images_NCHW)
-    twins = [in_batches(generator, images_NCHW) for generator in generators]
+    twins = [in_batches(trigger, images_NCHW) for trigger in triggers]
     images, labels = torch.cat([images_NCHW, *twins]), labels_N.repeat(1 + len(twins))
     for parameter in parameters:
         parameter.requires_grad_(True)

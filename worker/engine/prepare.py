@@ -1,4 +1,4 @@
-"""The first task: load the suspect and the bundle, learn how they fit together, train the shared generator.
+"""The first task: load the suspect and the bundle, learn how they fit together, train what every search begins with.
 
 Everything that can be refused is refused here, before any search.
 """
@@ -16,9 +16,10 @@ from app.core.intake.bundle import check_labels
 from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import write_whole
 from models.classifier import Classifier, FixedBatch, baked_batch, has_input_gradient, match_channels, probe_scores
-from worker.detection.inversion import pretrain_generator
+from worker.detection.families.dynamic import pretrain_generator
 from worker.detection.metrics import predictions
 from worker.detection.preprocessing import Fit, accepted_channels, fit, given_spec, infer_spec
+from worker.detection.students import train_student
 from worker.engine.workbench import Workbench
 
 FEW_IMAGES_PER_LABEL = 10
@@ -26,19 +27,24 @@ PROBED_IMAGES = 8
 
 
 def prepare(bench: Workbench) -> None:
-    """Write preparation.json, and the shared generator unless a reason already blocks the search; raises Refusal."""
-    known = bench.directory.read_preparation()
-    if known is not None and (known.reasons or bench.directory.start.exists()):
+    """Write preparation.json and, unless a reason already blocks the search, what it begins with; raises Refusal."""
+    known, directory, config = bench.directory.read_preparation(), bench.directory, bench.job.config
+    if known is not None and (known.reasons or directory.start.exists()):
         _announce(bench, known)
         return
     with bench.timed("prepare"):
         preparation = _understand(bench)
-        bench.directory.write_preparation(preparation)
+        directory.write_preparation(preparation)
     _announce(bench, preparation)
     if not preparation.reasons:
+        if config.students:
+            with bench.timed("students"):
+                seeds = range(config.seed, config.seed + config.students)
+                students = nn.ModuleList(train_student(bench.classifier, bench.images_NCHW, seed) for seed in seeds)
+                write_whole(directory.students, lambda path: path.write_bytes(save(students.state_dict())))
         with bench.timed("pretrain"):
-            start = pretrain_generator(bench.clean, bench.perceptual, bench.job.config.inversion, bench.job.config.seed)
-            write_whole(bench.directory.start, lambda path: path.write_bytes(save(start.state_dict())))
+            start = pretrain_generator(bench.clean, bench.perceptual, config.inversion, config.seed)
+            write_whole(directory.start, lambda path: path.write_bytes(save(start.state_dict())))
 
 
 def _announce(bench: Workbench, preparation: Preparation) -> None:

@@ -6,7 +6,7 @@ working, is not handed out.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
 from app.core.jobs import write_whole
 from models.classifier import Classifier
-from models.generator import TriggerGenerator
 from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
+from worker.detection.families.base import Triggers
 from worker.detection.metrics import attack_success_rate, clean_accuracy, in_batches
 from worker.detection.mitigation import unlearn_trigger
 from worker.engine.workbench import Workbench
@@ -64,21 +64,21 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
         return RepairReport(RepairStatus.REFUSED, NOTHING_TO_TRAIN, tuple(labels))
     if not isinstance(bench.suspect.module, RebuiltModule):
         return RepairReport(RepairStatus.REFUSED, NOT_REBUILT, tuple(labels))
-    if not all(bench.directory.generator(label).exists() for label in labels):
+    triggers = {label: _triggers(bench, label) for label in labels}
+    if not all(triggers.values()):
         return RepairReport(RepairStatus.REFUSED, NO_TRIGGER, tuple(labels))
-    generators = [bench.load_generator(bench.directory.generator(label)) for label in labels]
     accept = torch.zeros(len(bench.clean), dtype=torch.bool, device=bench.device)
     accept[_every_fifth_of_each_label(bench.labels_N)] = True
     if bool(accept.all()):
         few = "With one image per label none is left to fine-tune on after one was kept to judge the repair."
         return RepairReport(RepairStatus.REFUSED, f"{few} Bring more clean images.", tuple(labels))
-    before = _judge(bench, bench.classifier, accept, labels, generators)
+    before = _judge(bench, bench.classifier, accept, triggers)
     repaired = bench.load_suspect(bench.directory.model).module
     assert isinstance(repaired, RebuiltModule), "the same file was rebuilt before"
     config = bench.job.config.repair
     unlearn_trigger(
         bench.classifier_of(repaired),
-        generators,
+        [trigger.on for found in triggers.values() for trigger in found],
         bench.images_NCHW[~accept],
         bench.labels_N[~accept],
         config,
@@ -91,7 +91,7 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
         return RepairReport(RepairStatus.REFUSED, str(error), tuple(labels))
     with bench.timed("verify"):
         afresh = bench.classifier_of(bench.load_suspect(bench.directory.repaired).module)
-        after = _judge(bench, afresh, accept, labels, generators)
+        after = _judge(bench, afresh, accept, triggers)
     report = RepairReport(
         RepairStatus.REFUSED,
         "",
@@ -114,6 +114,15 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
     return replace(report, status=RepairStatus.REPAIRED, detail=detail, files=files)
 
 
+def _triggers(bench: Workbench, label: int) -> list[Triggers]:
+    """The triggers of the families that accuse the label; of all that were searched, where nothing was decided."""
+    decision, families = bench.directory.read_decision(), tuple(bench.job.config.searches)
+    if decision is not None:
+        found = next(finding for finding in decision.labels if finding.label == label)
+        families = tuple(family for family in families if family in {f.family for f in found.families if f.flagged})
+    return [bench.load_trigger(label, family) for family in families if bench.directory.trigger(label, family).exists()]
+
+
 def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
     """The report of a repair that is not handed out."""
     for path in (bench.directory.repaired, bench.directory.repaired_state):
@@ -131,14 +140,14 @@ def _judge(
     bench: Workbench,
     classifier: Classifier,
     accept_N: Tensor,
-    labels: Sequence[int],
-    generators: Sequence[TriggerGenerator],
+    triggers: Mapping[int, Sequence[Triggers]],
 ) -> Judgement:
     """Accuracy and the highest attack success of the inverted triggers, on the accept images."""
     images, true = bench.images_NCHW[accept_N], bench.labels_N[accept_N]
     success = [
-        attack_success_rate(classifier, in_batches(generator, images), true, label)
-        for label, generator in zip(labels, generators, strict=True)
+        attack_success_rate(classifier, in_batches(trigger.on, images), true, label)
+        for label, found in triggers.items()
+        for trigger in found
     ]
     return Judgement(clean_accuracy(classifier, images, true), max(success))
 

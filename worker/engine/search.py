@@ -1,18 +1,22 @@
 """The search: invert the triggers of a block of labels.
 
-A block is the unit that a killed engine may lose; a label is on disk with its generator or it was never searched. A
+A block is the unit that a killed engine may lose; a label is on disk with its triggers or it was never searched. A
 block that does not fit into the memory of the device is halved, and its findings say so, because numbers depend on the
 partition in their last digits.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
+from torch import nn
 
+from app.core.config import Family
 from app.core.errors import Refusal
 from app.core.findings import FamilyFinding, LabelFinding
 from app.core.jobs import write_whole
@@ -49,11 +53,10 @@ def _search(bench: Workbench, labels: Sequence[int], halved: bool) -> None:
     """Search these labels together or, where that takes too much memory, each half of them by itself."""
     if bench.out_of_time():
         return
-    inversions = _invert_together(bench, labels)
-    if inversions is not None:
-        for inversion in inversions:
-            if inversion.steps:  # out of time before the first step is not a search
-                _record(bench, inversion, halved)
+    found = _search_together(bench, labels)
+    if found is not None:
+        for index, label in enumerate(labels):
+            _record(bench, label, [replace(finding[index], halved=halved) for finding in found])
     elif len(labels) == 1:
         _leave(bench, LabelFinding(labels[0], bench.preparation.label_names[labels[0]], ()))
     else:
@@ -62,21 +65,11 @@ def _search(bench: Workbench, labels: Sequence[int], halved: bool) -> None:
         _search(bench, labels[middle:], halved=True)
 
 
-def _invert_together(bench: Workbench, labels: Sequence[int]) -> list[Inversion] | None:
-    """The inversions of these labels, or None where their search does not fit into memory."""
-    steps = bench.job.config.inversion.steps
+def _search_together(bench: Workbench, labels: Sequence[int]) -> list[list[FamilyFinding]] | None:
+    """Each family's findings for these labels, or None where their search does not fit into memory."""
+    steps = _Steps(bench, labels)
     try:
-        return invert_triggers(
-            bench.classifier,
-            bench.clean,
-            labels,
-            bench.load_generator(bench.directory.start),
-            bench.perceptual,
-            bench.job.config.inversion,
-            bench.job.config.seed,
-            on_step=lambda step: bench.emit("step", labels=list(labels), done=step, of=steps),
-            out_of_time=bench.out_of_time,
-        )
+        return [_search_family(bench, family, labels, steps) for family in bench.job.config.searches]
     except torch.OutOfMemoryError:
         pass  # the error holds the search's tensors, so nothing can be freed before it is forgotten
     if bench.device.type == "cuda":
@@ -84,25 +77,80 @@ def _invert_together(bench: Workbench, labels: Sequence[int]) -> list[Inversion]
     return None
 
 
-def _record(bench: Workbench, inversion: Inversion, halved: bool) -> None:
+class _Steps:
+    """Tells how many steps are done of all that a block of labels takes."""
+
+    def __init__(self, bench: Workbench, labels: Sequence[int]) -> None:
+        searches = bench.job.config.searches
+        self.of = sum(search.steps * len(_networks(bench, family)) for family, search in searches.items())
+        self.tell = partial(bench.emit, "step", labels=list(labels), of=self.of)
+        self.done = 0
+
+    def __call__(self, step: int) -> None:
+        self.done += 1
+        self.tell(done=self.done)
+
+
+def _networks(bench: Workbench, family: Family) -> list[nn.Module]:
+    """The suspect, and the students that tell how easy its labels are by nature.
+
+    A generator costs as much to train on a student as on the suspect; the dynamic family does without.
+    """
+    return [bench.classifier, *([] if family == "dynamic" else bench.students)]
+
+
+def _search_family(bench: Workbench, family: Family, labels: Sequence[int], steps: _Steps) -> list[FamilyFinding]:
+    """The findings of one family; its triggers, and what they do to some images, are left on disk."""
+    config = bench.job.config
+    found, *references = [
+        invert_triggers(
+            network,
+            bench.clean,
+            labels,
+            bench.starting_triggers(family, labels),
+            config.searches[family],
+            config.seed,
+            on_step=steps,
+            out_of_time=bench.out_of_time,
+        )
+        for network in _networks(bench, family)
+    ]
+    for inversion in found:
+        if inversion.steps:
+            _leave_trigger(bench, family, inversion)
+    return [
+        FamilyFinding(
+            family,
+            inversion.norm,
+            inversion.attack_success_rate,
+            inversion.loss,
+            inversion.steps,
+            inversion.truncated or any(reference.truncated for reference in others),
+            out_of_reach=inversion.out_of_reach,
+            reference_norms=tuple(reference.norm for reference in others),
+        )
+        for inversion, *others in zip(found, *references, strict=True)
+    ]
+
+
+def _leave_trigger(bench: Workbench, family: Family, inversion: Inversion) -> None:
     label, directory = inversion.label, bench.directory
-    state = inversion.generator.state_dict()
-    write_whole(directory.generator(label), lambda path: path.write_bytes(save(state)))
-    others = (bench.clean.labels_N != label).nonzero().flatten()
+    state = inversion.trigger.state_dict()
+    write_whole(directory.trigger(label, family), lambda path: path.write_bytes(save(state)))
+    others = bench.clean.others(label)
     picked = others[np.linspace(0, len(others) - 1, min(EXAMPLES, len(others))).astype(int).tolist()]
     clean = bench.clean.images_NCHW[picked]
-    pair_NHWC = [x.detach().permute(0, 2, 3, 1).cpu().numpy() for x in (clean, inversion.generator(clean))]
-    write_whole(directory.examples(label), lambda path: _save_npz(path, *pair_NHWC))
-    dynamic = FamilyFinding(
-        "dynamic",
-        inversion.norm,
-        inversion.attack_success_rate,
-        inversion.loss,
-        inversion.steps,
-        inversion.truncated,
-        halved=halved,
-    )
-    _leave(bench, LabelFinding(label, bench.preparation.label_names[label], (dynamic,)))
+    pair_NHWC = [x.detach().permute(0, 2, 3, 1).cpu().numpy() for x in (clean, inversion.trigger.on(clean))]
+    write_whole(directory.examples(label, family), lambda path: _save_npz(path, *pair_NHWC))
+
+
+def _record(bench: Workbench, label: int, families: Sequence[FamilyFinding]) -> None:
+    """Leave a label's finding; a family that time was over for before its first step was not searched."""
+    begun = [family for family in families if family.steps]
+    if len(begun) < len(families):
+        begun = [replace(family, truncated=True) for family in begun]
+    if begun:
+        _leave(bench, LabelFinding(label, bench.preparation.label_names[label], tuple(begun)))
 
 
 def _leave(bench: Workbench, finding: LabelFinding) -> None:
@@ -113,7 +161,7 @@ def _leave(bench: Workbench, finding: LabelFinding) -> None:
 
 def _announce(bench: Workbench, finding: LabelFinding) -> None:
     """Tell the listener about a label: its figures, or none where it did not fit into memory."""
-    found = finding.headline if finding.families else None
+    found = finding.families[0] if finding.families else None
     norm, success = (found.norm, found.attack_success_rate) if found else (None, None)
     bench.emit("label", label=finding.label, norm=norm, attack_success_rate=success)
 

@@ -4,7 +4,7 @@ Loaded once per engine and kept between tasks; a resumed engine loads the same f
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from app.core.config import Family
 from app.core.errors import Refusal
 from app.core.findings import Preparation
 from app.core.intake.bundle import Bundle, check_labels, read_bundle, stack_images
@@ -21,8 +22,13 @@ from app.core.jobs import JobDirectory, ScanJob
 from models.classifier import Classifier, FixedBatch, Output
 from models.generator import TriggerGenerator
 from models.perceptual import PerceptualDistance, load_perceptual
+from models.student import Student
 from models.suspect import Suspect, load_suspect
-from worker.detection.inversion import CleanImages
+from worker.detection.clean import CleanImages, random_numbers
+from worker.detection.families.base import Triggers
+from worker.detection.families.dynamic import Generators
+from worker.detection.families.static import Patches
+from worker.detection.families.warp import Warps
 from worker.detection.metrics import predictions
 
 Emit = Callable[..., None]
@@ -110,12 +116,41 @@ class Workbench:
         fed = module if known.fixed_batch is None else FixedBatch(module, known.fixed_batch)
         return Classifier(fed, known.input, Output(known.output)).to(self.device)
 
-    def load_generator(self, path: Path) -> TriggerGenerator:
-        """A generator from its file, in evaluation mode."""
+    @cached_property
+    def start(self) -> TriggerGenerator:
+        """The generator that every label's begins as."""
         inversion = self.job.config.inversion
         channels = self.images_NCHW.shape[1]
-        generator = TriggerGenerator(
+        start = TriggerGenerator(
             channels, inversion.generator_width, inversion.generator_levels, inversion.identity_start
         )
-        generator.load_state_dict(load_file(path))
-        return generator.to(self.device).eval().requires_grad_(False)
+        start.load_state_dict(load_file(self.directory.start))
+        return start.to(self.device)
+
+    @cached_property
+    def students(self) -> list[nn.Module]:
+        """The reference students, in evaluation mode."""
+        if not self.job.config.students:
+            return []
+        channels, labels = self.images_NCHW.shape[1], self.preparation.num_labels
+        students = nn.ModuleList(Student(channels, labels) for _ in range(self.job.config.students))
+        students.load_state_dict(load_file(self.directory.students))
+        return list(students.to(self.device).eval().requires_grad_(False))
+
+    def starting_triggers(self, family: Family, labels: Sequence[int]) -> Triggers:
+        """What the search of a family begins with."""
+        shape = self.images_NCHW.shape[1:]
+        random = [random_numbers(self.job.config.seed, label) for label in labels]
+        match family:
+            case "dynamic":
+                return Generators.from_start(self.start, len(labels), self.perceptual, self.job.config.inversion)
+            case "static":
+                return Patches.random(shape, random).to(self.device)
+            case "warp":
+                return Warps.random(shape, random).to(self.device)
+
+    def load_trigger(self, label: int, family: Family) -> Triggers:
+        """The trigger that a search left, in evaluation mode."""
+        trigger = self.starting_triggers(family, [label])
+        trigger.load_state_dict(load_file(self.directory.trigger(label, family)))
+        return trigger.to(self.device).eval().requires_grad_(False)

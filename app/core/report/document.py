@@ -22,6 +22,7 @@ from app.core.findings import (
     Reason,
     RepairReport,
     Verdict,
+    most_suspicious_family,
 )
 from app.core.text import printable
 
@@ -55,6 +56,7 @@ def report_document(
     if not finished and not reasons:
         reasons.add(Reason.SEARCH_TRUNCATED)
     verdict = Verdict.INCONCLUSIVE if reasons else decision.verdict
+    family = most_suspicious_family(findings.values())
     caveats = {*preparation.caveats, *decision.caveats}
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -65,7 +67,9 @@ def report_document(
         "identifiers": BACKDOOR_IDENTIFIERS if verdict is Verdict.BACKDOORED else (),
         "flagged_labels": decision.flagged_labels,
         "model_anomaly_index": decision.model_anomaly_index,
-        "labels": [_label_row(label, preparation, findings.get(label)) for label in range(preparation.num_labels)],
+        "labels": [
+            _label_row(label, preparation, findings.get(label), family) for label in range(preparation.num_labels)
+        ],
         "structure": structure,
         "coverage": _coverage(preparation, findings, too_large, caveats),
         "repair": None if repair is None else asdict(repair),
@@ -84,13 +88,13 @@ def report_document(
     return plain
 
 
-def pictured_labels(document: Mapping[str, Any]) -> list[int]:
-    """The labels whose triggers a report shows in `figures/label_<label>.png`: those flagged, and, for comparison, the
-    one with the smallest norm that is not."""
+def pictured_labels(document: Mapping[str, Any]) -> dict[int, str]:
+    """The labels whose triggers a report shows in `figures/label_<label>.png`, and of which family: those flagged, and,
+    for comparison, the one with the smallest norm that is not."""
     rows = sorted((row for row in document["labels"] if row["norm"] is not None), key=lambda row: row["norm"])
-    flagged = [row["label"] for row in rows if row["flagged"]][: MOST_PICTURES - 1]
-    others = [row["label"] for row in rows if not row["flagged"]]
-    return [*flagged, *others[:1]]
+    flagged = [row for row in rows if row["flagged"]][: MOST_PICTURES - 1]
+    others = [row for row in rows if not row["flagged"]]
+    return {row["label"]: row["family"] for row in [*flagged, *others[:1]]}
 
 
 def report_schema() -> dict[str, Any]:
@@ -99,8 +103,10 @@ def report_schema() -> dict[str, Any]:
     return schema
 
 
-def _label_row(label: int, preparation: Preparation, finding: LabelFinding | None) -> dict[str, Any]:
-    headline = finding.headline if finding else None
+def _label_row(
+    label: int, preparation: Preparation, finding: LabelFinding | None, family: str | None
+) -> dict[str, Any]:
+    headline = finding.headline(family) if finding and family else None
     return {
         "label": label,
         "name": preparation.label_names[label],

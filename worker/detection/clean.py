@@ -1,0 +1,52 @@
+"""The clean images of a scan, and the order in which searches see them.
+
+N images   C channels   H, W pixels
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.perceptual import PerceptualDistance
+
+
+@dataclass(frozen=True)
+class CleanImages:
+    """The clean images of a scan with what is computed from them once.
+
+    `labels_N` are the true labels, or the classifier's own predictions where the images came without.
+    """
+
+    images_NCHW: Tensor
+    labels_N: Tensor
+    features: list[Tensor]  # of the perceptual network, each [N, ...]
+
+    @classmethod
+    def measure(cls, images_NCHW: Tensor, labels_N: Tensor, perceptual: PerceptualDistance) -> "CleanImages":
+        with torch.no_grad():
+            parts = [perceptual.features(batch) for batch in images_NCHW.split(256)]
+        return cls(images_NCHW, labels_N, [torch.cat(layer) for layer in zip(*parts, strict=True)])
+
+    def __len__(self) -> int:
+        return len(self.images_NCHW)
+
+    def others(self, target: int) -> Tensor:
+        """Indices of the images whose label is not the target; raises ValueError where there is none."""
+        indices = torch.nonzero(self.labels_N != target).flatten()
+        if len(indices) == 0:
+            raise ValueError(f"label {target}: there is no image of another label to put a trigger on")
+        return indices
+
+
+def random_numbers(seed: int, label: int = -1) -> torch.Generator:
+    """Random numbers that depend on the scan's seed and the label, and on nothing else."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + label + 1) % 2**63)
+
+
+def batches_of(indices: Tensor, size: int, random: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of indices: shuffled, each used once before any is used again."""
+    while True:
+        shuffled = indices[torch.randperm(len(indices), generator=random).to(indices.device)]
+        yield from (part for part in shuffled.split(size) if len(part) == size)

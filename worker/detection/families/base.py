@@ -1,0 +1,44 @@
+"""What all trigger families have in common.
+
+    T labels   N images of each   C channels   H, W pixels
+
+The triggers of several labels are one module, so that a search changes all of their parameters in one step and shows
+the suspect one batch. The trigger of one label is the same module with T = 1.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+from torch import Tensor, nn
+
+
+class Triggers(nn.Module, ABC):
+    """The triggers of T labels, each of which changes images a little."""
+
+    @abstractmethod
+    def forward(self, images_TNCHW: Tensor) -> Tensor:
+        """The images with the triggers of their labels, in [0, 1], of the same shape."""
+
+    @abstractmethod
+    def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: list[Tensor]) -> Tensor:
+        """What the search keeps small, one number for each label, [T].
+
+        `features` are the perceptual network's of the images, each [T * N, ...].
+        """
+
+    @abstractmethod
+    def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor) -> Tensor:
+        """How much the triggers change these images, [T]: what is compared between labels."""
+
+    @abstractmethod
+    def scaled(self, strengths_T: Tensor) -> Self:
+        """The same triggers, each so many times as strong: 0 would change nothing."""
+
+    @abstractmethod
+    def of(self, index: int) -> Self:
+        """The trigger of one label, a module with T = 1 and parameters of its own."""
+
+    def on(self, images_NCHW: Tensor) -> Tensor:
+        """The images with the trigger of the only label, NCHW."""
+        triggered: Tensor = self(images_NCHW[None])[0]
+        return triggered
