@@ -58,6 +58,7 @@ ROSTER: dict[str, tuple[Recipe, ...]] = {
         attacked(NARROW_VGG, "badnets", seed=91, target=6),
         *clean(NARROW_VGG, 92),
         *_digits((31, 4), (33, 9)),
+        *clean(RECIPES["digits"], *range(101, 109)),
     ),
     "reporting": (
         *_first_wanets((0, 0), (1, 3), (2, 7)),

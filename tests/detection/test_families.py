@@ -118,7 +118,7 @@ def test_the_static_family_finds_a_planted_patch_and_where_it_is() -> None:
     assert min(norms) == norms[PLANTED] and norms[PLANTED] < 0.6 * sorted(norms)[1]
     assert all(inversion.attack_success_rate >= 0.9 and not inversion.out_of_reach for inversion in found)
     mask = found[PLANTED].trigger.state_dict()["mask_T1HW"].sigmoid()[0, 0]
-    assert mask[:3, :3].mean() > 5 * mask[4:, 4:].mean()
+    assert mask[:3, :3].mean() > 3 * mask[4:, 4:].mean()
 
 
 def test_a_label_that_nothing_leads_to_is_out_of_reach() -> None:
