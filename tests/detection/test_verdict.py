@@ -1,13 +1,24 @@
 """From findings to a verdict: the three ways out, and everything that blocks one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.config import ScanConfig
-from app.core.findings import Caveat, FamilyFinding, InputSpec, LabelFinding, Preparation, Reason, Verdict
+from app.core.config import PRESETS, ScanConfig
+from app.core.findings import (
+    Caveat,
+    Decision,
+    FamilyFinding,
+    InputSpec,
+    LabelFinding,
+    Preparation,
+    Reason,
+    Verdict,
+    most_suspicious_family,
+)
 from worker.detection.verdict import decide_verdict
 
 EVEN = (0.10, 0.11, 0.12, 0.13, 0.14, 0.15)
@@ -132,3 +143,62 @@ def test_findings_are_judged_in_label_order_however_they_come(order: list[int]) 
 def test_a_search_that_diverged_is_no_verdict() -> None:
     decision = decide_verdict(preparation(), findings((float("nan"), *ONE_LOW[1:])), ScanConfig())
     assert decision.reasons == (Reason.INVERSION_DID_NOT_CONVERGE,)
+
+
+STANDARD = PRESETS["standard"]
+NATURAL = (0.20, 0.26, 0.17, 0.15, 0.19, 0.16, 0.18, 0.19, 0.13, 0.17)  # how easy ten labels are to reach
+
+
+def standard_findings(
+    norms: Sequence[float], family: str = "static", students: Sequence[Sequence[float]] = (NATURAL,), **facts: object
+) -> list[LabelFinding]:
+    """One family with students; the dynamic family beside it, all labels alike."""
+    return [
+        LabelFinding(
+            label,
+            str(label),
+            (
+                FamilyFinding("dynamic", 0.05 + 0.001 * (label % 3), 0.95, 0.1, 200),
+                FamilyFinding(family, norm, 0.95, 0.1, 200, reference_norms=reference, **facts),  # type: ignore[arg-type]
+            ),
+        )
+        for label, (norm, *reference) in enumerate(zip(norms, *students, strict=True))
+    ]
+
+
+def standard(findings: list[LabelFinding]) -> Decision:
+    return decide_verdict(preparation(len(findings)), findings, STANDARD)
+
+
+def test_by_the_step_out_test_a_label_that_is_easy_for_students_too_is_not_accused() -> None:
+    as_easy = [1.1 * norm for norm in NATURAL]
+    assert standard(standard_findings(as_easy)).verdict is Verdict.NO_BACKDOOR_FOUND
+    easier = [*as_easy[:4], 0.5 * as_easy[4], *as_easy[5:]]
+    decision = standard(standard_findings(easier))
+    assert decision.verdict is Verdict.BACKDOORED and decision.flagged_labels == (4,)
+    dynamic, static = decision.labels[4].families
+    assert static.flagged and (static.p_value or 1) <= STANDARD.false_alarm_rate and not dynamic.flagged  # type: ignore[operator]
+    assert most_suspicious_family(decision.labels) == "static" and Caveat.UNCONFIRMED not in decision.caveats
+
+
+def test_the_false_alarm_rate_is_shared_by_all_families() -> None:
+    easier = [*NATURAL[:4], 0.74 * NATURAL[4], *NATURAL[5:]]
+    both = standard(standard_findings(easier)).labels[4].families[1]
+    alone = [replace(finding, families=finding.families[1:]) for finding in standard_findings(easier)]
+    only = standard(alone).labels[4].families[0]
+    assert both.p_value == pytest.approx(2 * (only.p_value or 0))
+
+
+def test_a_label_out_of_reach_is_never_accused_however_small_its_norm() -> None:
+    findings = standard_findings([0.01, *NATURAL[1:]])
+    stuck = replace(findings[0].families[1], out_of_reach=True)
+    findings[0] = replace(findings[0], families=(findings[0].families[0], stuck))
+    decision = standard(findings)
+    assert decision.verdict is Verdict.NO_BACKDOOR_FOUND and decision.labels[0].families[1].p_value == 1.0
+
+
+def test_a_search_in_which_no_family_reaches_most_labels_decides_nothing() -> None:
+    findings = standard_findings(NATURAL, out_of_reach=True)
+    assert standard(findings).verdict is Verdict.NO_BACKDOOR_FOUND, "the dynamic family reaches all"
+    stuck = [replace(f, families=(replace(f.families[0], out_of_reach=True), f.families[1])) for f in findings]
+    assert standard(stuck).reasons == (Reason.INVERSION_DID_NOT_CONVERGE,)

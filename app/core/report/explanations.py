@@ -4,7 +4,7 @@ The report page and the documentation say the same words, because both take them
 `python -m app.core.report.explanations` rewrites docs/reasons.md and docs/caveats.md.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -182,6 +182,34 @@ CAVEATS = {
         means="The scan computed in single precision, in which gradients are steadier. Scores differ by rounding; but "
         "code that asks for the type of its numbers, or lets them overflow, could behave otherwise when it is used.",
         what_to_do="Use the model in single precision.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FamilyWords:
+    """A trigger family in a report."""
+
+    title: str
+    norm: str  # what its norm is
+    change: str  # what such a trigger does; {} is the norm
+
+
+FAMILIES: Mapping[str, FamilyWords] = {
+    "dynamic": FamilyWords(
+        "dynamic: another trigger on each image, drawn by a generator",
+        "Mean absolute change of a pixel, on images in [0, 1], by the smallest trigger found.",
+        "Changing each pixel by {} on average",
+    ),
+    "static": FamilyWords(
+        "static: one patch or overlay on every image",
+        "Share of the image that the smallest patch or overlay found covers.",
+        "Covering {} of each image with one patch or overlay",
+    ),
+    "warp": FamilyWords(
+        "warp: every image bent in the same smooth way",
+        "Root mean square displacement of the pixels, in pixels, by the smallest warp found.",
+        "Bending each image by {} of a pixel",
     ),
 }
 

@@ -7,6 +7,7 @@ policy forbids everything but this page's own style and embedded pictures.
 
 import base64
 import hashlib
+import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from markupsafe import Markup, escape
 from app.core.findings import Caveat, Reason, Verdict
 from app.core.report.charts import bar_chart
 from app.core.report.document import LONGEST_TEXT
-from app.core.report.explanations import CAVEATS, REASONS, VERDICTS
+from app.core.report.explanations import CAVEATS, FAMILIES, REASONS, VERDICTS
 from app.core.report.figures import amplification_of
 from app.core.text import printable
 
@@ -39,11 +40,16 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
     style = _packaged("style.css")
     rows, structure = document["labels"], document["structure"] or {}
     flagged = [row["flagged"] for row in rows]
-    norms = [row["norm"] for row in rows]
+    flagged_rows = sorted((row for row in rows if row["flagged"]), key=_suspicion, reverse=True)
+    family = next((row["family"] for row in [*flagged_rows, *rows] if row["family"]), None)
+    norms = [_in_family(row, family, "norm") for row in rows]
     known_norms = [norm for norm in norms if norm is not None]
     median_norm = statistics.median(known_norms) if known_norms else None
-    indices = [row["anomaly_index"] for row in rows]
-    flagged_rows = sorted((row for row in rows if row["flagged"]), key=lambda row: -(row["anomaly_index"] or 0.0))
+    rate, threshold = document["config"]["false_alarm_rate"], document["config"]["anomaly_threshold"]
+    if rate is None:
+        evidence = [row["anomaly_index"] for row in rows]
+    else:
+        evidence = [None if (p := row["p_value"]) is None else -math.log10(p) for row in rows]
     return _template().render(
         report=document,
         style=Markup(style),  # our own file
@@ -53,9 +59,12 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
         caveats=[(caveat, CAVEATS[Caveat(caveat)]) for caveat in document["caveats"]],
         flagged_rows=flagged_rows,
         rows=flagged_rows + [row for row in rows if not row["flagged"]],
-        most_suspicious=max(rows, key=lambda row: row["anomaly_index"] or 0.0, default=None),
+        most_suspicious=max(rows, key=_suspicion, default=None),
         median_norm=median_norm,
-        index_chart=bar_chart(indices, flagged, document["config"]["anomaly_threshold"]),
+        families=FAMILIES,
+        family=family,
+        rate=rate,
+        evidence_chart=bar_chart(evidence, flagged, threshold if rate is None else -math.log10(rate)),
         norm_chart=bar_chart(norms, flagged, median_norm),
         strips=[_strip(rows[label], strips[label]) for label in sorted(strips, key=lambda n: (not flagged[n], n))],
         config=list(_settings(document["config"])),
@@ -63,6 +72,21 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
         manifest=structure if "operators" in structure else None,
         stopped=structure.get("problem"),
     )
+
+
+def _suspicion(row: Mapping[str, Any]) -> tuple[float, float]:
+    """By p-value, then by anomaly index."""
+    p_value, index = row["p_value"], row["anomaly_index"]
+    return -1.0 if p_value is None else -p_value, -1.0 if index is None else index
+
+
+def _in_family(row: Mapping[str, Any], family: str | None, figure: str) -> Any:
+    """A label's figure in one family, None where that was not searched."""
+    return next((found[figure] for found in row["families"] if found["family"] == family), None)
+
+
+def _reference_norms(row: Mapping[str, Any]) -> list[float]:
+    return [*(_in_family(row, row["family"], "reference_norms") or ())]
 
 
 def _packaged(name: str) -> str:
@@ -75,6 +99,7 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, finalize=_final, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _percent, "figure": _figure, "duration": _duration, "prose": _prose}
+    environment.filters |= {"norm": _norm, "reference_norms": _reference_norms}
     return environment.from_string(_packaged("template.html"))
 
 
@@ -96,6 +121,11 @@ def _figure(value: float | None, digits: int) -> str:
     if digits > 1 and 0 < value < smallest:
         return f"< {smallest:.{digits}f}"
     return f"{value:.{digits}f}" if value < LARGE else f"{value:.1e}"
+
+
+def _norm(value: float | None, family: str) -> str:
+    """A norm of a family in its unit."""
+    return _percent(value) if family == "static" else _figure(value, 2 if family == "warp" else 4)
 
 
 def _duration(seconds: float | None) -> str:
