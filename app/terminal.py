@@ -218,19 +218,26 @@ def show_repair(repair: RepairReport, out: Path) -> None:
 
 def _label_table(document: dict[str, Any]) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("label", "norm", "anomaly index", "attack success", ""):
+    has_p_values = any(row["p_value"] is not None for row in document["labels"])
+    of = {row["family"] for row in document["labels"] if row["family"]} if has_p_values else {}
+    norm = f"norm ({next(iter(of))})" if len(of) == 1 else "norm"
+    for name in ("label", norm, "anomaly index", *(["p-value"] if has_p_values else []), "attack success", ""):
         table.add_column(name, justify="left" if name in ("label", "") else "right")
-    shown = sorted(document["labels"], key=lambda row: (row["norm"] is None, row["norm"]))
+    shown = sorted(
+        document["labels"],
+        key=lambda row: (not row["flagged"], row["p_value"] or 1.0, row["norm"] is None, row["norm"]),
+    )
     for row in shown[:MOST_BARS]:
         name = str(row["label"]) if row["name"] == str(row["label"]) else f"{row['label']} {row['name']}"
         cells = [
             _number(row["norm"], ".4f"),
             _number(row["anomaly_index"], ".2f"),
+            *([_number(row["p_value"], ".4f")] if has_p_values else []),
             _number(row["attack_success_rate"], ".0%"),
         ]
         table.add_row(escape(name), *cells, "[bold red]▲ suspect[/]" if row["flagged"] else "")
     if len(shown) > MOST_BARS:
-        table.add_row(f"and {len(shown) - MOST_BARS} more", "", "", "", "")
+        table.add_row(f"and {len(shown) - MOST_BARS} more")
     return table
 
 

@@ -3,7 +3,8 @@
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 WIDTH = 16
 POOLED_SIDE = 4
@@ -17,13 +18,22 @@ class Student(nn.Sequential):
         super().__init__(
             nn.BatchNorm2d(channels),
             *(layer for a, b in pairwise(widths) for layer in _halved(a, b)),
-            nn.AdaptiveAvgPool2d(POOLED_SIDE),
+            Pooled(),
             nn.Flatten(),
             nn.Linear(4 * WIDTH * POOLED_SIDE**2, 8 * WIDTH),
             nn.ReLU(),
             nn.Dropout(0.3),
             nn.Linear(8 * WIDTH, labels),
         )
+
+
+class Pooled(nn.Module):
+    """Average pooling to POOLED_SIDE, where there is anything to pool."""
+
+    def forward(self, maps_NCHW: Tensor) -> Tensor:
+        if maps_NCHW.shape[-2:] == (POOLED_SIDE, POOLED_SIDE):
+            return maps_NCHW
+        return functional.adaptive_avg_pool2d(maps_NCHW, POOLED_SIDE)
 
 
 def _halved(inputs: int, outputs: int) -> list[nn.Module]:

@@ -32,6 +32,10 @@ class CleanImages:
     def __len__(self) -> int:
         return len(self.images_NCHW)
 
+    def features_of(self, picked_N: Tensor) -> list[Tensor]:
+        """The perceptual network's of these images."""
+        return [layer[picked_N] for layer in self.features]
+
     def others(self, target: int) -> Tensor:
         """Indices of the images whose label is not the target; raises ValueError where there is none."""
         indices = torch.nonzero(self.labels_N != target).flatten()

@@ -12,6 +12,7 @@ the same share of its batches; and norms are read where each carries the same sh
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ def invert_triggers(
         triggered = triggers(images)
         logits_NK = classifier(triggered.flatten(0, 1))
         attack_T = functional.cross_entropy(logits_NK, targets_N, reduction="none").view(-1, size).mean(1)
-        cost_T = triggers.cost(images, triggered, [layer[picked_N] for layer in clean.features])
+        cost_T = triggers.cost(images, triggered, partial(clean.features_of, picked_N))
         losses_T = weights.attack_T * attack_T + cost_T
         optimizer.zero_grad(set_to_none=True)
         losses_T.sum().backward()

@@ -7,9 +7,12 @@ the suspect one batch. The trigger of one label is the same module with T = 1.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Self
 
 from torch import Tensor, nn
+
+Features = Callable[[], list[Tensor]]
 
 
 class Triggers(nn.Module, ABC):
@@ -20,10 +23,10 @@ class Triggers(nn.Module, ABC):
         """The images with the triggers of their labels, in [0, 1], of the same shape."""
 
     @abstractmethod
-    def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: list[Tensor]) -> Tensor:
+    def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: Features) -> Tensor:
         """What the search keeps small, one number for each label, [T].
 
-        `features` are the perceptual network's of the images, each [T * N, ...].
+        `features` gives the perceptual network's of the images, each [T * N, ...], to who needs them.
         """
 
     @abstractmethod

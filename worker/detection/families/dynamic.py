@@ -11,7 +11,7 @@ from app.core.config import InversionConfig
 from models.generator import TriggerGenerator
 from models.perceptual import PerceptualDistance
 from worker.detection.clean import CleanImages, batches_of, random_numbers
-from worker.detection.families.base import Triggers
+from worker.detection.families.base import Features, Triggers
 
 
 def reconstruction_loss(
@@ -51,8 +51,7 @@ def pretrain_generator(
     for _ in range(config.pretrain_epochs * max(1, len(clean) // config.batch_size)):
         picked = next(batches)
         images = clean.images_NCHW[picked]
-        features = [layer[picked] for layer in clean.features]
-        loss = reconstruction_loss(images, generator(images), features, perceptual, config).mean()
+        loss = reconstruction_loss(images, generator(images), clean.features_of(picked), perceptual, config).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -80,9 +79,9 @@ class Generators(Triggers):
     def forward(self, images_TNCHW: Tensor) -> Tensor:
         return torch.stack([draw(images) for draw, images in zip(self.generators, images_TNCHW, strict=True)])
 
-    def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: list[Tensor]) -> Tensor:
+    def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: Features) -> Tensor:
         images, triggered = images_TNCHW.flatten(0, 1), triggered_TNCHW.flatten(0, 1)
-        loss_N = reconstruction_loss(images, triggered, features, self._perceptual[0], self.config)
+        loss_N = reconstruction_loss(images, triggered, features(), self._perceptual[0], self.config)
         return loss_N.view(images_TNCHW.shape[:2]).mean(1)
 
     def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor) -> Tensor:

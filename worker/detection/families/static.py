@@ -5,7 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from worker.detection.families.base import Triggers
+from worker.detection.families.base import Features, Triggers
 
 MASK_START = -2.0  # sigmoid(-2): an overlay of an eighth, all over the image
 PATTERN_SPREAD, MASK_SPREAD = 0.5, 0.1
@@ -31,7 +31,7 @@ class Patches(Triggers):
         mask_T1CHW, pattern_T1CHW = self.mask_T1HW.sigmoid()[:, None], self.pattern_TCHW.sigmoid()[:, None]
         return images_TNCHW + mask_T1CHW * (pattern_T1CHW - images_TNCHW)
 
-    def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: list[Tensor]) -> Tensor:
+    def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: Features) -> Tensor:
         return self.norm(images_TNCHW, triggered_TNCHW)
 
     def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor) -> Tensor:

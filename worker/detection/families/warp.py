@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worker.detection.families.base import Triggers
+from worker.detection.families.base import Features, Triggers
 
 KNOTS = 8  # of a side, at which the field is free; it is bicubic between them
 START_PIXELS = 0.05
@@ -46,7 +46,7 @@ class Warps(Triggers):
         bent = functional.grid_sample(images_TNCHW.flatten(0, 1), places, padding_mode="border", align_corners=True)
         return bent.view_as(images_TNCHW)
 
-    def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: list[Tensor]) -> Tensor:
+    def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: Features) -> Tensor:
         return self.norm(images_TNCHW, triggered_TNCHW)
 
     def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor) -> Tensor:
