@@ -193,8 +193,7 @@ def show_report(document: dict[str, Any], page: Path | str) -> None:
     if document["flagged_labels"]:
         names = [f"{row['label']} ({row['name']})" if row["name"] != str(row["label"]) else row["name"]
                  for row in document["labels"] if row["flagged"]]  # fmt: skip
-        index = document["model_anomaly_index"]
-        lines.append(f"Suspect label: [bold]{escape(', '.join(names))}[/]   anomaly index [bold]{index:.2f}[/]")
+        lines.append(f"Suspect label: [bold]{escape(', '.join(names))}[/]   {_sureness(document)}")
     lines += [f"[yellow]Because[/] {escape(REASONS[Reason(reason)].means)}" for reason in document["reasons"]]
     console.print(
         Panel("\n".join(lines), title=escape(document["inputs"]["model"]["name"]), expand=False, padding=(0, 1))
@@ -214,6 +213,14 @@ def show_repair(repair: RepairReport, out: Path) -> None:
     _print_repair(vars(repair))
     if repair.status is RepairStatus.REPAIRED:
         console.print(f"Weights: [bold]{escape(str(out / 'repaired.pt'))}[/]")
+
+
+def _sureness(document: dict[str, Any]) -> str:
+    """The figure that the accusation rests on."""
+    p_values = [row["p_value"] for row in document["labels"] if row["flagged"] and row["p_value"] is not None]
+    if p_values:
+        return f"p-value [bold]{min(p_values):.4f}[/]"
+    return f"anomaly index [bold]{document['model_anomaly_index']:.2f}[/]"
 
 
 def _label_table(document: dict[str, Any]) -> Table:

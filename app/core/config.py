@@ -14,8 +14,8 @@ Family = Literal["dynamic", "static", "warp"]
 class SearchConfig:
     """How the triggers of one family are found, one for each label."""
 
-    steps: int = 200  # the same for every label
-    batch_size: int = 24
+    steps: int = 150  # the same for every label
+    batch_size: int = 16
     learning_rate: float = 0.1  # Adam
     lambda_attack: float = 1.0  # lambda 1: cross-entropy; where it is steered, its first value
     success_level: float | None = None  # lambda 1 is steered so that this share of the batches is carried
@@ -25,7 +25,7 @@ class SearchConfig:
 class InversionConfig(SearchConfig):
     """How a trigger generator is found for each label (paper, sec. 3.3 and 4.1): the dynamic family."""
 
-    batch_size: int = 16
+    steps: int = 200
     learning_rate: float = 1e-3
     lambda_attack: float = 0.1
     lambda_mse: float = 1.0  # lambda 2
@@ -87,10 +87,17 @@ PRESETS = {
     "standard": ScanConfig(
         preset="standard",
         false_alarm_rate=0.05,
-        students=2,
-        inversion=InversionConfig(steps=100, batch_size=16, learning_rate=2e-3, lambda_attack=0.02, success_level=0.95),
-        static=SearchConfig(steps=200, success_level=0.95),
-        warp=SearchConfig(steps=200, success_level=0.95),
+        students=1,
+        inversion=InversionConfig(
+            steps=80,
+            batch_size=12,
+            learning_rate=2e-3,
+            lambda_attack=0.1,
+            success_level=0.95,
+            generator_width=8,
+        ),
+        static=SearchConfig(success_level=0.95),
+        warp=SearchConfig(success_level=0.95),
     ),
     "paper": ScanConfig(),
 }
