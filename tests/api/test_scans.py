@@ -64,7 +64,7 @@ def test_the_request_reaches_the_engine_as_it_was_said(
     request = scan.request
     assert request["input"]["mean"] == [0.5] and request["input"]["range"] == [0.0, 255.0]
     assert request["input"]["width"] is None
-    assert request["config"]["inversion"]["steps"] == 7 and request["config"]["inversion"]["batch_size"] == 16
+    assert request["config"]["inversion"]["steps"] == 7 and request["config"]["inversion"]["batch_size"] == 12
     assert request["config"]["repair"]["max_accuracy_drop"] == 0.1 and request["config"]["repair"]["epochs"] == 2
     assert request["bundle"]["name"] == "evil��.zip"
 
