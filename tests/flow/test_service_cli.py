@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from app.core.lifecycle import ScanStatus
 from tests.flow.cli import files_of, json_lines, triggerlens
@@ -150,6 +152,22 @@ def test_a_scan_that_failed_ends_with_its_problem(place: Path, service: Served) 
     assert failed.returncode == 4 and json.loads(failed.stdout)["code"] == json.loads(local.stdout)["code"]
     report = run(place, service, "report", hopeless)
     assert report.returncode == 4 and "Traceback" not in report.stderr
+
+
+class ReadsAFile(nn.Module):
+    """A classifier that would like to know who works here."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        stolen = torch.from_file("/etc/passwd", size=8, dtype=torch.uint8)
+        return images.mean((2, 3)).repeat(1, 5) + stolen.sum()
+
+
+def test_a_hostile_model_is_refused_by_rule_member_and_line(place: Path, service: Served) -> None:
+    torch.jit.script(ReadsAFile()).save(place / "hostile.pt")
+    refused = run(place, service, "scan", "hostile.pt", "bundle.npz", "--json", "--out", "hostile")
+    problem = json.loads(refused.stdout)
+    assert refused.returncode == 4 and problem["rule"] == "code-forbidden-operator" and "from_file" in problem["detail"]
+    assert problem["member"].endswith(".py") and problem["line"] > 0 and not (place / "hostile").exists()
 
 
 def test_a_wrong_key_is_told(place: Path, service: Served) -> None:
