@@ -4,7 +4,7 @@ Scans the victims of the roster that are to be reported on, or `--use tuning` th
 targets are named, how many clean nets are accused. Digits with 400 clean training images a scan, MNIST with 600 (1 %).
 
 `mnist --preset paper` is the paper's own case: three WaNet victims (s = 0.5, k = 4), each scripted, traced and frozen.
-With `--repair` poisoned victims are repaired with 3,000 images (5 % of MNIST) and put to the test with the true trigger.
+With `--repair` poisoned victims are repaired with 3,000 images (5 % of MNIST), and the true trigger is tried again.
 
 Victims are trained by `benchmarks.victims.train`; those that are missing are counted. Every finished scan is kept in
 `runs/detection`, so a run that is stopped goes on where it was; the table goes to `benchmarks/results/`.
