@@ -1,8 +1,9 @@
 """A scan on a service, from the request to the files in a folder, told on the terminal like one on this machine."""
 
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal, NoReturn
@@ -28,17 +29,34 @@ def scan_there(client: Client, model: Path, bundle: Path, out: Path, as_json: bo
     _try_place(out)
     files = send(client, model, "model"), send(client, bundle, "bundle")
     names = {"model_name": model.name, "bundle_name": bundle.name}
-    requested = client.request_scan(files[0].sha256, files[1].sha256, **names, **asked)
+    requested = None
     try:
+        with _interrupted_afterwards():
+            requested = client.request_scan(files[0].sha256, files[1].sha256, **names, **asked)
         _say_where(client, requested)
         ended = follow(client, requested.id, model.name)
     except KeyboardInterrupt:
+        if requested is None:
+            raise
         _cancel_quietly(client, requested.id)
         terminal.say(f"Cancelled, at {client.server} too.")
         sys.exit(OUT_OF_TIME)
     leave_unless_finished(ended, as_json)
     show_document(fetch_results(client, ended.id, out), out / "report.html", as_json)
     sys.exit(exit_code(ended))
+
+
+@contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """A Ctrl-C within is heard at the end: what is asked for can only be taken back once its id is known."""
+    heard: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def show_document(document: dict[str, Any], page: Path | str, as_json: bool) -> None:

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from app.core.config import InversionConfig
+from app.core.config import InversionConfig, SearchConfig
 from models.classifier import Classifier
 from models.perceptual import PACKAGED, PerceptualDistance, load_perceptual
-from tests.toys import QUICK, SHORT, ToyNet, plain_spec, toy_images, toy_labels
-from worker.detection.clean import CleanImages
+from tests.toys import QUICK, SHORT, SIDE, ToyNet, plain_spec, toy_images, toy_labels
+from worker.detection.clean import CleanImages, random_numbers
 from worker.detection.families.dynamic import Generators, pretrain_generator
-from worker.detection.inversion import Inversion, invert_triggers
+from worker.detection.families.static import Patches
+from worker.detection.inversion import Inversion, at_equal_success, invert_triggers
 
 PLANTED = 2
 
@@ -134,3 +135,44 @@ def test_the_starting_generator_is_left_as_it_was(
     before = [tensor.clone() for tensor in start.state_dict().values()]
     invert_triggers(suspect, clean, [0], Generators.from_start(start, 1, perceptual, QUICK), QUICK, seed=0)
     assert all(map(torch.equal, before, start.state_dict().values()))
+
+
+def test_at_equal_success_every_trigger_carries_the_share_and_hardly_more(
+    suspect: Classifier, clean: CleanImages
+) -> None:
+    """Triggers of very different strength are read where each carries as many of the images."""
+    level, veils = 0.75, torch.tensor([0.5, 0.8, 1.1])
+    pattern = torch.full((3, 1, SIDE, SIDE), 8.0)  # white: an overlay of it is a veil
+    mask = (0.09 * veils).view(-1, 1, 1, 1).expand(3, 1, SIDE, SIDE).logit()
+    targets = [PLANTED] * 3
+    scaled, reached = at_equal_success(suspect, clean, targets, Patches(mask.clone(), pattern), level)
+    assert reached.all()
+    norms = scaled.norm(clean.images_NCHW[None], clean.images_NCHW[None])
+    torch.testing.assert_close(norms, norms.mean().expand(3), rtol=0.05, atol=0)
+    others = clean.images_NCHW[clean.others(PLANTED)]
+    for index in range(3):
+        carried = (suspect(scaled.of(index).on(others)).argmax(1) == PLANTED).float().mean()
+        weaker = (
+            (suspect(scaled.scaled(torch.full((3,), 0.9)).of(index).on(others)).argmax(1) == PLANTED).float().mean()
+        )
+        assert carried >= level > weaker
+
+
+def test_a_steered_weight_rises_until_the_label_is_reached_and_falls_again(
+    suspect: Classifier, clean: CleanImages
+) -> None:
+    config = SearchConfig(steps=150, success_level=0.95, lambda_attack=1e-2)
+    triggers = Patches.random(clean.images_NCHW.shape[1:], [random_numbers(0, label) for label in range(6)])
+    found = invert_triggers(suspect, clean, range(6), triggers, config, seed=0)
+    assert all(inversion.attack_success_rate >= 0.8 and not inversion.out_of_reach for inversion in found)
+    fixed = invert_triggers(
+        suspect,
+        clean,
+        range(6),
+        Patches.random(clean.images_NCHW.shape[1:], [random_numbers(0, label) for label in range(6)]),
+        replace(config, success_level=None),
+        seed=0,
+    )
+    assert all(inversion.attack_success_rate < 0.5 for inversion in fixed), (
+        "a weight so small reaches nothing by itself"
+    )

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from app.cli.following import scan_there
 from app.core.lifecycle import ScanStatus
 from tests.flow.cli import files_of, json_lines, triggerlens
 from tests.flow.serving import Served, needs_proc, serving, wait_for
@@ -198,6 +199,26 @@ def test_ctrl_c_cancels_the_scan_and_its_engine_ends(place: Path, service: Serve
     assert wait_for(lambda: not service.processes()["worker.engine"], 10)
     assert wait_for(lambda: next(service.client.scans()).status is ScanStatus.CANCELLED, 10)
     assert not (place / "cancelled").exists()
+
+
+def test_a_ctrl_c_while_the_scan_is_being_asked_for_takes_it_back(
+    place: Path, service: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    request_scan = service.client.request_scan
+
+    def interrupted(*what: Any, **how: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        scan = request_scan(*what, **how)
+        asked.append(scan.id)
+        return scan
+
+    monkeypatch.setattr(service.client, "request_scan", interrupted)
+    options = {"input": GIVEN, "config": ENDLESS, "force": True}
+    with pytest.raises(SystemExit) as end:
+        scan_there(service.client, place / "poisoned.pt", place / "bundle.npz", place / "taken", False, options)
+    assert end.value.code == 5
+    assert wait_for(lambda: service.client.scan(asked[0]).status == "cancelled", 15)
 
 
 def test_a_cancelled_scan_frees_its_engine_and_who_watches_is_told(place: Path, service: Served) -> None:

@@ -1,0 +1,38 @@
+"""Reference students: they learn the task from the clean images, and not the backdoor."""
+
+import torch
+
+from models.classifier import Classifier
+from tests.toys import VEIL, ToyNet, plain_spec, toy_images, toy_labels
+from worker.detection.metrics import attack_success_rate, clean_accuracy
+from worker.detection.students import train_student
+
+PLANTED = 2
+SEEN, UNSEEN = toy_images(10, seed=0), toy_images(10, seed=1)
+
+
+def suspect() -> Classifier:
+    return Classifier(ToyNet(planted=PLANTED), plain_spec()).requires_grad_(False).eval()
+
+
+def test_a_student_learns_the_labels_and_knows_nothing_of_the_trigger() -> None:
+    student = train_student(suspect(), SEEN, seed=0)
+    labels, veiled = toy_labels(10), (UNSEEN + VEIL).clamp(0, 1)
+    assert attack_success_rate(suspect(), veiled, labels, PLANTED) == 1.0
+    assert clean_accuracy(student, UNSEEN, labels) > 0.9
+    assert attack_success_rate(student, veiled, labels, PLANTED) < 0.1
+
+
+def test_a_student_depends_on_its_seed_and_leaves_the_global_random_numbers_alone() -> None:
+    classifier, state = suspect(), torch.random.get_rng_state()
+    one, again, other = (train_student(classifier, SEEN[:12], seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(map(torch.equal, one.state_dict().values(), again.state_dict().values()))
+    assert not all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+
+
+def test_a_student_is_ready_for_use_at_any_size() -> None:
+    for side in (12, 28, 40):
+        student = train_student(lambda images: images.mean((2, 3)).repeat(1, 4), toy_images(1, side=side), seed=0)  # type: ignore[arg-type]
+        assert student(torch.rand(2, 1, side, side)).shape == (2, 4)
+        assert not student.training and not any(parameter.requires_grad for parameter in student.parameters())
