@@ -1,0 +1,1 @@
+"""What others do, re-implemented from their papers, to be measured beside ours."""
