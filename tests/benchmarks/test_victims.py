@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from app.core.config import PRESETS
 from benchmarks.attacks import input_aware
 from benchmarks.datasets import Dataset, as_tensors, load_dataset
 from benchmarks.detection import cases
@@ -177,7 +178,8 @@ def test_there_are_enough_victims_to_report_on(beginning: str, least: int) -> No
 
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
 def test_the_detection_benchmark_reports_on_reporting_victims(dataset: str) -> None:
-    assert {case.recipe for case in cases(dataset)} <= {*ROSTER["reporting"]}
+    for preset in PRESETS:
+        assert {case.recipe for case in cases(dataset, preset, "reporting")} <= {*ROSTER["reporting"]}
 
 
 def test_mnist_is_trained_first() -> None:
