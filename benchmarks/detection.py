@@ -67,9 +67,10 @@ def is_trained(recipe: Recipe) -> bool:
 def place(case: Case, victim: Victim, data: Dataset, images: int, name: str) -> tuple[Path, Path]:
     """The victim's archive and a bundle of so many clean training images, as a user would hand them in."""
     model, bundle = RUNS / f"{name}.pt", RUNS / f"{name}-bundle.npz"
-    with SCRIPTING:
-        save_torchscript(victim.net, as_tensors(data.x_test[:1]), case.form, model)
-    save_bundle(*clean_sample(data.x_train, data.y_train, images, seed=case.recipe.seed), bundle)
+    if not bundle.exists():  # the same archive again, so that a scan that was stopped goes on
+        with SCRIPTING:
+            save_torchscript(victim.net, as_tensors(data.x_test[:1]), case.form, model)
+        save_bundle(*clean_sample(data.x_train, data.y_train, images, seed=case.recipe.seed), bundle)
     return model, bundle
 
 
