@@ -189,6 +189,16 @@ class NewScan(_Strict):
             raise ValueError(f"preset must be one of {', '.join(sorted(PRESETS))}")
         return self
 
+    @model_validator(mode="after")
+    def _triggers_can_be_weakened(self) -> Self:
+        inversion = self.config.applied_to(preset_config(self.preset)).inversion
+        if inversion.identity_start == "trained" and inversion.success_level is not None:
+            raise ValueError(
+                "identity_start must be residual where norms are read at a success_level: another generator cannot be "
+                "weakened until it has just that success. The preset paper has no success_level."
+            )
+        return self
+
     def request(self) -> ScanRequest:
         """The same in the words of `app.actions`."""
         config = self.config.applied_to(preset_config(self.preset, self.seed))

@@ -1,7 +1,7 @@
 """What a scan can say: the vocabulary shared by the science, the engine and the reports.
 
-Plain frozen dataclasses and enums, standard library only. Rates live in [0, 1]; norms are mean absolute pixel
-differences on images in [0, 1]; numbers that do not exist are None, never NaN.
+Plain frozen dataclasses and enums, standard library only. Rates live in [0, 1]; a norm is in the unit of its trigger
+family, on images in [0, 1]; numbers that do not exist are None, never NaN.
 """
 
 from collections.abc import Iterable

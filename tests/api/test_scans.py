@@ -107,6 +107,16 @@ def test_what_is_no_json_object_is_refused(client: TestClient, body: bytes) -> N
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
 
 
+@pytest.mark.parametrize(("preset", "status"), [("standard", 422), ("paper", 202)])
+def test_a_generator_that_cannot_be_weakened_is_refused_where_it_would_have_to_be(
+    client: TestClient, inputs: dict[str, str], preset: str, status: int
+) -> None:
+    config = {"inversion": {"identity_start": "trained"}}
+    answer = client.post("/v1/scans", json=inputs | {"preset": preset, "config": config})
+    assert answer.status_code == status
+    assert status == 202 or "success_level" in answer.text
+
+
 def test_overrides_know_every_field_of_the_config() -> None:
     for overrides, config in ((InversionOverrides, InversionConfig), (RepairOverrides, RepairConfig)):
         assert set(overrides.model_fields) == {field.name for field in fields(config)}
