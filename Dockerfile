@@ -50,6 +50,8 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
 
 # Whether a worker is well is written in the database; docker-compose.yml looks there.
 FROM runtime AS worker
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends bubblewrap && rm -rf /var/lib/apt/lists/*
 COPY --from=engine-dependencies /opt/triggerlens /opt/triggerlens
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-deps --no-index /wheels/*.whl
 USER 10001:10001

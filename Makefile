@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: dev demo test test-all lint examples
+.PHONY: dev demo test test-all lint tables bench-smoke examples
 
 dev: $(VENV)/.ready
 
@@ -30,3 +30,9 @@ lint: dev
 
 examples: dev
 	$(BIN)/python -m benchmarks.victims.sample
+
+tables: dev
+	$(BIN)/python -m benchmarks.tables
+
+bench-smoke: dev
+	$(BIN)/python -m pytest tests/benchmarks/test_smoke.py -n 2

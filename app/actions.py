@@ -23,7 +23,7 @@ from app.core.lifecycle import OPEN_SCANS, ScanStatus
 from app.core.repository import access, artifacts, scans
 from app.core.service import Service
 from app.core.settings import GB
-from app.core.storage import SHA256, artifact_key, scan_prefix
+from app.core.storage import SHA256, Received, artifact_key, scan_prefix
 from app.core.tables import Artifact, Scan, new_id
 from app.core.text import printable
 
@@ -61,10 +61,7 @@ async def register_artifact(
     try:
         if received.size > room:
             raise _storage_full(service)
-        await asyncio.to_thread(_known, service, tenant_id, received.sha256, kind)
-        # First the blob, then the row that promises it; known bytes too, in case the disk has lost them.
-        await service.store.publish(received, tenant_id)
-        return await asyncio.to_thread(_enter, service, tenant_id, received.sha256, kind, received.size)
+        return await asyncio.to_thread(_enter, service, tenant_id, kind, received)
     finally:
         await service.store.discard(received)
 
@@ -145,15 +142,21 @@ def delete_scan(service: Service, tenant_id: str, scan_id: str) -> None:
 
 
 def delete_artifact(service: Service, tenant_id: str, sha256: str) -> None:
-    """Delete an artifact that no open scan needs. Raises Refusal: artifact_not_found, artifact_in_use."""
+    """Delete an artifact that no open scan needs. Raises Refusal: artifact_not_found, artifact_in_use.
+
+    The blob goes while the row is locked, so an upload of the same file comes before or after, not between.
+    """
     with service.database.writing() as session:
-        artifact = get_artifact(session, tenant_id, sha256)
+        get_artifact(session, tenant_id, sha256)
+        artifact = artifacts.lock(session, tenant_id, sha256)
+        if artifact is None:  # somebody else has just deleted it
+            return
         if (user := scans.using_artifact(session, tenant_id, sha256)) is not None:
             raise Refusal(
                 "artifact_in_use", f"The scan {user} needs this file.", "Cancel the scan or wait for its end."
             )
+        service.store.delete(artifact_key(tenant_id, sha256))
         artifacts.delete(session, artifact)
-    service.store.delete(artifact_key(tenant_id, sha256))
 
 
 def get_scan(session: Session, tenant_id: str, scan_id: str) -> Scan:
@@ -211,33 +214,29 @@ def _room_left(service: Service) -> int:
     return room
 
 
-def _known(service: Service, tenant_id: str, sha256: str, kind: UploadKind) -> Artifact | None:
-    """The artifact if the tenant has it; uploaded by hand it no longer goes when the scan goes that once made it."""
-    with service.database.writing() as session:
-        artifact = artifacts.find(session, tenant_id, sha256)
-        if artifact is None:
-            return None
-        if artifact.kind != kind:
-            raise Refusal(
-                "artifact_kind_mismatch",
-                f"This file is here already, as a {artifact.kind}.",
-                f"Use it as what it is, or delete it first to upload it as a {kind}.",
-            )
-        artifact.scan_id = None
-    return artifact
+def _enter(service: Service, tenant_id: str, kind: UploadKind, received: Received) -> tuple[Artifact, bool]:
+    """Have what was received appear as the tenant's artifact; the flag says whether it is new to it.
 
-
-def _enter(service: Service, tenant_id: str, sha256: str, kind: UploadKind, size: int) -> tuple[Artifact, bool]:
-    """The artifact's row, and whether it is new."""
-    if (known := _known(service, tenant_id, sha256, kind)) is not None:
-        return known, False
-    artifact = Artifact(tenant_id=tenant_id, sha256=sha256, kind=kind, size=size)
+    First the blob, then the commit of the row that promises it; known bytes too, in case the disk has lost them. A
+    known one that is uploaded by hand no longer goes when the scan goes that once made it.
+    """
     try:
         with service.database.writing() as session:
-            artifacts.add(session, artifact)
+            artifact = artifacts.lock(session, tenant_id, received.sha256)
+            if is_new := artifact is None:
+                artifact = Artifact(tenant_id=tenant_id, sha256=received.sha256, kind=kind, size=received.size)
+                artifacts.add(session, artifact)
+            if artifact.kind != kind:
+                raise Refusal(
+                    "artifact_kind_mismatch",
+                    f"This file is here already, as a {artifact.kind}.",
+                    f"Use it as what it is, or delete it first to upload it as a {kind}.",
+                )
+            artifact.scan_id = None
+            service.store.publish(received, tenant_id)
     except IntegrityError:  # the same file came twice at the same time
-        return _enter(service, tenant_id, sha256, kind, size)
-    return artifact, True
+        return _enter(service, tenant_id, kind, received)
+    return artifact, is_new
 
 
 def _storage_full(service: Service) -> Refusal:

@@ -23,6 +23,7 @@ from app.core.service import Service
 from app.core.settings import Settings
 from app.core.storage import StorageError
 from app.installed import demand_engine, version_of
+from worker.sandbox import fence, probes
 
 GPU_SECONDS = 60.0
 ASK_FOR_GPUS = """
@@ -46,6 +47,7 @@ def examine(settings: Settings, ask_gpus: Callable[[], str] | None = None) -> li
     return [
         *_versions(settings),
         _gpu(settings, ask_gpus or _gpus),
+        _sandbox(settings),
         _disk(settings),
         *_service(settings),
     ]
@@ -81,6 +83,21 @@ def _gpus() -> str:
     command = [sys.executable, "-c", ASK_FOR_GPUS]
     asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GPU_SECONDS)
     return asked.stdout.strip()
+
+
+def _sandbox(settings: Settings) -> Check:
+    """Whether a model that is scanned here is fenced in, by trying what it might try."""
+    if settings.sandbox == "none":
+        return Check("sandbox", "note", "none, as set", "TRIGGERLENS_SANDBOX=auto fences models in.")
+    if (lack := fence.lacking()) is not None:
+        return Check("sandbox", "wrong" if settings.sandbox == "bwrap" else "note", f"none: {lack.found}", lack.advice)
+    try:
+        stopped = probes.tried()
+    except (RuntimeError, subprocess.SubprocessError, ValueError) as error:
+        return Check("sandbox", "wrong", str(error), "The fence does not work: set TRIGGERLENS_SANDBOX=none.")
+    if holes := [name for name, how in stopped.items() if how is None]:
+        return Check("sandbox", "wrong", f"a model can {', '.join(holes)}", "Update bubblewrap and the kernel.")
+    return Check("sandbox", "ok", f"bubblewrap; {len(stopped)} probes of {len(stopped)} were stopped")
 
 
 def _disk(settings: Settings) -> Check:

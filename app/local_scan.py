@@ -17,22 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from app.core.errors import Refusal, disk_full, is_disk_full
-from app.core.findings import Preparation, RepairReport, RepairStatus, Verdict
+from app.core.findings import Reason, RepairReport, RepairStatus, Verdict
 from app.core.intake.archive import check_torchscript_archive
 from app.core.intake.members import unreadable
 from app.core.jobs import JobDirectory, ScanJob, write_whole
 from app.core.plan import FIRST, JobKind, next_tasks
-from worker.launch import EngineOverdueError, Event, ScanSession
+from worker.launch import EngineOverdueError, ScanSession
+from worker.sandbox.events import Event
+from worker.sandbox.fence import Sandbox
 
 EXIT_CODES = {Verdict.NO_BACKDOOR_FOUND: 0, Verdict.BACKDOORED: 1, Verdict.INCONCLUSIVE: 3}
 REFUSED, OUT_OF_TIME = 4, 5
-REPORT = ("report.json", "report.html", "figures")
+REPORT = ("report.json", "report.html", "figures/label_*.png")
 WEIGHTS = ("repaired.pt", "repaired.safetensors")
 
 
 @dataclass(frozen=True)
 class LocalResult:
-    """A finished, partial or refused scan; `document` is the report, None only for a repair without a scan."""
+    """A finished, partial or refused scan; `document` is the report, None of a repair alone or for lack of time."""
 
     exit_code: int
     document: dict[str, Any] | None
@@ -63,6 +65,7 @@ def run_scan(
     out: Path,
     on_event: Callable[[Event], None],
     time_limit: float | None = None,
+    sandbox: Sandbox = "none",
 ) -> LocalResult:
     """Run a job to its end, or go on with it if `out` holds the same job unfinished.
 
@@ -81,7 +84,7 @@ def run_scan(
     except OSError as error:
         raise unwritable(out, error) from error
     try:
-        with ScanSession(directory, on_event, time_limit=time_limit) as session:
+        with ScanSession(directory, on_event, time_limit=time_limit, sandbox=sandbox) as session:
             run_tasks(session, job)
         result = _conclude(directory, job, out)
     except Refusal as refusal:
@@ -149,10 +152,13 @@ def _conclude(directory: JobDirectory, job: ScanJob, out: Path) -> LocalResult:
 
 
 def _scan_result(directory: JobDirectory) -> LocalResult:
-    preparation, document = directory.read_preparation(), directory.read_report()
-    if preparation is None or document is None:
+    document, repair = directory.read_report(), directory.read_repair()
+    if document is None:
         return LocalResult(OUT_OF_TIME, None, None)
-    return LocalResult(_exit_code(document, preparation), document, directory.read_repair())
+    repair_left_out = directory.read_job().repair and document["flagged_labels"] and repair is None
+    if repair_left_out or Reason.SEARCH_TRUNCATED in document["reasons"]:
+        return LocalResult(OUT_OF_TIME, document, repair)
+    return LocalResult(EXIT_CODES[Verdict(document["verdict"])], document, repair)
 
 
 def _repair_result(directory: JobDirectory, label: int) -> LocalResult:
@@ -167,23 +173,17 @@ def _repair_result(directory: JobDirectory, label: int) -> LocalResult:
 
 
 def hand_over(directory: JobDirectory, out: Path, made: set[str]) -> None:
-    """Move results into `out`, where nothing of an earlier scan stays."""
-    for name in (*REPORT, *WEIGHTS):
-        result, place = directory.result / name, out / name
-        if place.is_dir():
-            shutil.rmtree(place)
-        else:
-            place.unlink(missing_ok=True)
-        if name in made and result.exists():  # a scan that searched nothing has no figures
-            os.replace(result, place)
-
-
-def _exit_code(document: dict[str, Any], preparation: Preparation) -> int:
-    coverage = document["coverage"]
-    tried = coverage["labels_searched"] + coverage["labels_out_of_memory"]
-    if not preparation.reasons and tried < coverage["labels_total"]:
-        return OUT_OF_TIME
-    return EXIT_CODES[Verdict(document["verdict"])]
+    """Move results into `out`, where nothing of an earlier scan stays, and all that is not a scan's does."""
+    for pattern in (*REPORT, *WEIGHTS):
+        for old in out.glob(pattern):
+            old.unlink()
+        for new in directory.result.glob(pattern) if pattern in made else ():
+            place = out / new.relative_to(directory.result)
+            place.parent.mkdir(exist_ok=True)
+            os.replace(new, place)
+    figures = out / "figures"  # a scan that searched nothing has none
+    if figures.is_dir() and not any(figures.iterdir()):
+        figures.rmdir()
 
 
 def unwritable(out: Path, error: OSError) -> Refusal:

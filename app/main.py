@@ -53,6 +53,7 @@ def create_app(settings: Settings | None = None, service: Service | None = None)
         lifespan=life,
         docs_url=None,  # they load scripts from other hosts
         redoc_url=None,
+        redirect_slashes=False,  # an address is written in one way
     )
     app.state.metrics = Metrics(lambda: app.state.checks)
     for module in (artifacts, scans, events, reports, health, pages):

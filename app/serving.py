@@ -4,6 +4,7 @@ The worker is a child process; the pipe to its stdin rings it and holds it alive
 worker and its engine end too. A worker that dies is started again.
 """
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,8 +15,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+import h11
 import structlog
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.api.checks import DATABASE_AHEAD
 from app.core import migrating
@@ -30,6 +33,7 @@ from app.main import create_app, demand_a_key
 log = structlog.get_logger()
 
 RESTART_SECONDS = 2.0
+HEAD_SECONDS = 20.0  # how long the head of a request may take
 END_SECONDS = 20.0  # how long a worker may take to give its work back
 
 
@@ -41,21 +45,26 @@ def serve(service: Service, on_ready: Callable[[str], None]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = service.settings
     demand_a_key(service)
-    configuration = uvicorn.Config(
-        create_app(settings, service),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=3,
-        server_header=False,
-    )
     with listening(settings) as listener:
-        server = _Server(configuration, on_ready)
+        server = _Server(configuration(service), on_ready)
         if isinstance(service.queue, LocalQueue):
             demand_engine()
             with LocalWorker(service.queue):
                 server.run([listener])
         else:
             server.run([listener])
+
+
+def configuration(service: Service) -> uvicorn.Config:
+    """How uvicorn serves the API of a service."""
+    return uvicorn.Config(
+        create_app(service.settings, service),
+        http=ImpatientProtocol,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=3,
+        server_header=False,
+    )
 
 
 def open_service(settings: Settings) -> Service:
@@ -145,6 +154,40 @@ class LocalWorker:
         if pipe is not None:
             with suppress(OSError):
                 pipe.close()
+
+
+class ImpatientProtocol(H11Protocol):
+    """Closes a connection on which the head of a request does not come, or comes drop by drop.
+
+    uvicorn itself waits only between two requests, and until the first byte of the next.
+    """
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_a_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait_for_a_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait_for_a_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _wait_for_a_head(self) -> None:
+        is_waiting = self.conn.their_state is h11.IDLE
+        if is_waiting and self._patience is None:
+            self._patience = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+        elif not is_waiting and self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
 
 class _Server(uvicorn.Server):

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from app.core.errors import Problem
 from app.core.findings import Caveat, Reason, RepairReport, RepairStatus, Verdict
-from app.core.report.explanations import CAVEATS, REASONS, VERDICTS
+from app.core.report.explanations import CAVEATS, REASONS, VERDICTS, disagreements
 from app.core.text import printable
-from worker.launch import Event
+from worker.sandbox.events import Event
 
 if TYPE_CHECKING:
     from app.doctor import Check
@@ -195,6 +195,7 @@ def show_report(document: dict[str, Any], page: Path | str) -> None:
                  for row in document["labels"] if row["flagged"]]  # fmt: skip
         lines.append(f"Suspect label: [bold]{escape(', '.join(names))}[/]   {_sureness(document)}")
     lines += [f"[yellow]Because[/] {escape(REASONS[Reason(reason)].means)}" for reason in document["reasons"]]
+    lines += map(escape, disagreements(document))
     console.print(
         Panel("\n".join(lines), title=escape(document["inputs"]["model"]["name"]), expand=False, padding=(0, 1))
     )

@@ -3,11 +3,15 @@
 There are two sources. Whoever has the packed files (a folder `data/` with a `load.py`, named by TRIGGERLENS_DATA or
 found at `../shared/data` beside this repository) reads those; everyone else gets torchvision's readers, which download
 to `runs/datasets`. `digits` comes inside scikit-learn and needs neither. Nothing a user of TriggerLens runs needs this.
+
+`gtsrb10-3` is a data set of its own: ten classes of GTSRB, drawn by the seed 3 and numbered anew.
 """
 
 import os
+import re
 import runpy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from torch.nn import functional
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOWNLOADS = REPOSITORY / "runs" / "datasets"
 NAMES = ("digits", "mnist", "cifar10", "gtsrb")
+SUBSET = re.compile(r"gtsrb10-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -35,22 +40,37 @@ class Dataset:
 
 
 def load_dataset(name: str) -> Dataset:
-    """One data set by name; raises ValueError for a name that is not in NAMES."""
+    """One data set by name; raises ValueError for a name that is neither in NAMES nor a subset's."""
+    if subset := SUBSET.fullmatch(name):
+        return _ten_classes(load_dataset("gtsrb"), seed=int(subset[1]))
     if name not in NAMES:
-        raise ValueError(f"unknown data set {name!r}: one of {', '.join(NAMES)}")
+        raise ValueError(f"unknown data set {name!r}: one of {', '.join(NAMES)}, or gtsrb10-SEED")
     if name == "digits":
         return _digits()
     packed = packed_folder()
-    if packed is not None:
-        arrays = runpy.run_path(str(packed / "load.py"))["load"](name)
-        return Dataset(**{key: arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")})
-    return _torchvision(name)
+    return _torchvision(name) if packed is None else _packed(packed, name)
 
 
 def packed_folder() -> Path | None:
     """The folder of the packed data sets, or None where there is none."""
     folder = Path(os.environ.get("TRIGGERLENS_DATA", REPOSITORY.parent / "shared" / "data"))
     return folder if (folder / "load.py").is_file() else None
+
+
+@lru_cache(maxsize=2)  # unpacking takes seconds
+def _packed(folder: Path, name: str) -> Dataset:
+    arrays = runpy.run_path(str(folder / "load.py"))["load"](name)
+    return Dataset(**{key: arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")})
+
+
+def _ten_classes(data: Dataset, seed: int) -> Dataset:
+    """Ten classes drawn at random, numbered by their old order."""
+    drawn_10 = np.sort(np.random.default_rng(seed).permutation(data.num_classes)[:10])
+    arrays = []
+    for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
+        of_these = np.isin(y, drawn_10)
+        arrays += [x[of_these], np.searchsorted(drawn_10, y[of_these])]
+    return Dataset(*arrays)
 
 
 def _digits(test_images: int = 400, side: int = 32) -> Dataset:

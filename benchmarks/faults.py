@@ -16,13 +16,13 @@ from random import Random
 from typing import Any
 
 from benchmarks.datasets import REPOSITORY
+from benchmarks.recording import write_result
 from tests.flow.faults import FAULTS, Trial, try_fault
 from tests.flow.stack import Stack
 from tests.processes import own_world
 from tests.servers import servers
 
 LOG = REPOSITORY / "runs" / "faults.jsonl"
-RESULT = REPOSITORY / "benchmarks" / "results" / "faults_cpu_2026-11.json"
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def main() -> None:
     by_fault = {fault: [trial for trial in made if trial.fault == fault] for fault in FAULTS}
     rows = [row(fault, tried) for fault, tried in by_fault.items() if tried] + [row("all", made)]
     result = {"seed": arguments.seed, "rows": rows, "trials": [asdict(trial) for trial in made]}
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    write_result("faults", result)
     print(f"{'fault':22} {'good':>9} {'lost':>5} {'doubled':>8} {'blocks':>7} {'mean s':>7} {'longest s':>10}")
     for line in rows:
         good = f"{line['good']} of {line['trials']}"

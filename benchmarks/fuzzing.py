@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.datasets import REPOSITORY
+from benchmarks.recording import write_result
 
 FAILURES = REPOSITORY / "runs" / "fuzzing"
 LONGEST_SECONDS = 2.0  # of processor time, in the gate
@@ -301,7 +302,9 @@ def main() -> None:
         serve(arguments.role, sys.stdin, sys.stdout)
         return
     found = hunt(originals(), 60 * arguments.minutes, arguments.seed)
-    print(json.dumps({"minutes": arguments.minutes, "seed": arguments.seed, **found.summary()}, indent=1))
+    result = {"minutes": arguments.minutes, "seed": arguments.seed, **found.summary()}
+    print(json.dumps(result, indent=1))
+    write_result("fuzzing", result)
     sys.exit(bool(found.failures))
 
 

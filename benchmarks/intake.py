@@ -24,7 +24,9 @@ import torchvision
 
 from app.core.config import PRESETS
 from app.core.findings import InputSpec
+from benchmarks.computing import set_up_torch
 from benchmarks.datasets import REPOSITORY
+from benchmarks.recording import write_result
 from models.classifier import Classifier
 from models.perceptual import PACKAGED, load_perceptual
 from models.suspect import load_suspect
@@ -83,6 +85,7 @@ def resnet18() -> dict[str, Any]:
     invert_triggers(
         Classifier(suspect.module, spec),
         clean,
+        clean,
         block,
         Generators.from_start(start, len(block), perceptual, config),
         config,
@@ -106,10 +109,11 @@ def main() -> None:
     parser.add_argument("measure", choices=["gate", "resnet18"])
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.set_flush_denormal(True)
+    set_up_torch(arguments.threads)
     measured = gate() if arguments.measure == "gate" else resnet18()
-    print(json.dumps({"threads": arguments.threads, **measured}, indent=1))
+    result = {"threads": arguments.threads, **measured}
+    print(json.dumps(result, indent=1))
+    write_result(f"intake-{arguments.measure}", result)
 
 
 if __name__ == "__main__":

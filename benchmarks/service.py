@@ -12,7 +12,6 @@ Everything runs on one thread per engine; the result goes to `benchmarks/results
 import argparse
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -42,11 +41,11 @@ from app.core.tables import DEFAULT_TENANT, Event, Job, LabelRow, Scan, new_id
 from app.local_scan import job_for, run_scan
 from benchmarks.datasets import REPOSITORY
 from benchmarks.faults import running_stack
+from benchmarks.recording import write_result
 from tests import factories
 from tests.flow.stack import Stack, children_of, wait_until
 from tests.servers import free_port
 
-RESULTS = REPOSITORY / "benchmarks" / "results"
 MODEL = REPOSITORY / "examples" / "digits_wanet.pt"
 BUNDLE = REPOSITORY / "examples" / "digits_bundle.npz"
 MB = 10**6
@@ -273,11 +272,10 @@ def main() -> None:
             command.add_argument(f"--{name}", type=int, default=default)
     given = vars(parser.parse_args())
     name, no_result, measure = given.pop("command"), given.pop("no_result"), given.pop("measure")
-    result = {**measure(**given), "machine": platform.machine(), "cores": os.cpu_count(), "threads": 1}
-    document = json.dumps(result, indent=1)
-    print(document)
+    result = {**measure(**given), "threads": 1}
+    print(json.dumps(result, indent=1))
     if not no_result:
-        (RESULTS / f"service-{name}_cpu_2026-11.json").write_text(document + "\n")
+        write_result(f"service-{name}", result)
 
 
 if __name__ == "__main__":

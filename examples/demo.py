@@ -23,7 +23,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.attacks.wanet import WaNet  # noqa: E402
 from benchmarks.datasets import as_tensors  # noqa: E402
-from benchmarks.victims.train import accuracy  # noqa: E402
+from benchmarks.victims.train import accuracy, attack_success  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parent
 OUT = REPOSITORY / "demo-output"
@@ -66,8 +66,7 @@ def measure(model: Path) -> tuple[float, float]:
         images, labels = as_tensors(test["images"]), torch.as_tensor(test["labels"])
     with np.load(EXAMPLES / "digits_wanet_trigger.npz") as trigger:
         attack = WaNet(torch.as_tensor(trigger["field"]), int(trigger["target"]), float(trigger["strength"]))
-    others = images[labels != attack.target]
-    return accuracy(net, images, labels), accuracy(net, attack.apply(others), torch.full((len(others),), attack.target))
+    return accuracy(net, images, labels), attack_success(net, attack, images, labels)
 
 
 def main() -> int:

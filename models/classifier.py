@@ -22,6 +22,10 @@ TRACED_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # that somebody may have tr
 EXPORT_ADVICE = "See docs/export.md for how to make a TorchScript image classifier."
 
 
+class ModelFailedError(RuntimeError):
+    """The suspect's own code failed on images of a kind that it took before."""
+
+
 class Output(StrEnum):
     """What the module's scores are, recognised by measurement."""
 
@@ -51,11 +55,15 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Logits NK, up to a constant per image; raises what the module raises on input it cannot take."""
-        scores_NK = first_tensor(self.module(self.normalised(match_channels(images_NCHW, self.spec.channels)))).float()
-        if self.output is Output.PROBABILITIES:
-            return scores_NK.clamp_min(1e-12).log()
-        return scores_NK
+        """Logits NK, up to a constant per image; raises ModelFailedError for input that the module cannot take."""
+        inputs_NCHW = self.normalised(match_channels(images_NCHW, self.spec.channels))
+        try:
+            scores_NK = first_tensor(self.module(inputs_NCHW)).float()
+        except torch.OutOfMemoryError:
+            raise
+        except MODULE_ERRORS as error:
+            raise ModelFailedError(_first_line(error)) from error
+        return as_logits(scores_NK, self.output)
 
     def normalised(self, images_NCHW: Tensor) -> Tensor:
         """The module's own input: (x * (high - low) + low - mean) / std."""
@@ -99,6 +107,13 @@ def _filled(part_NCHW: Tensor, size: int) -> Tensor:
     """The images, the last one repeated until there are so many."""
     last = part_NCHW[-1:].expand(size - len(part_NCHW), -1, -1, -1)
     return torch.cat([part_NCHW, last])
+
+
+def as_logits(scores_NK: Tensor, output: Output) -> Tensor:
+    """Scores up to a constant per image. A probability that underflowed counts as the smallest number there is."""
+    if output is Output.PROBABILITIES:
+        return scores_NK.clamp_min(torch.finfo(scores_NK.dtype).tiny).log()
+    return scores_NK
 
 
 def match_channels(images_NCHW: Tensor, channels: int) -> Tensor:
@@ -186,11 +201,14 @@ def recognise_output(scores_NK: Tensor) -> Output:
 def has_input_gradient(classifier: Classifier, images_NCHW: Tensor) -> bool:
     """Whether the scores' gradient reaches the pixels; without it no trigger can be searched."""
     images = images_NCHW.detach().requires_grad_(True)
-    logits_NK = classifier(images)
-    if not logits_NK.requires_grad:
+    try:
+        logits_NK = classifier(images)
+        if not logits_NK.requires_grad:
+            return False
+        top_N = logits_NK.logsumexp(1) - logits_NK.mean(1)
+        (gradient,) = torch.autograd.grad(top_N.sum(), images, allow_unused=True)
+    except MODULE_ERRORS:  # code that cannot run backwards, or not while anybody wants it to
         return False
-    top_N = logits_NK.logsumexp(1) - logits_NK.mean(1)
-    (gradient,) = torch.autograd.grad(top_N.sum(), images, allow_unused=True)
     return gradient is not None and bool(gradient.isfinite().all()) and bool((gradient != 0).any())
 
 

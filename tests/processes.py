@@ -11,7 +11,8 @@ import pytest
 
 from app.core.jobs import JobDirectory
 from app.local_scan import run_tasks
-from worker.launch import Event, ScanSession
+from worker.launch import ScanSession
+from worker.sandbox.events import Event
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="tells processes apart by /proc")
 
@@ -33,7 +34,7 @@ def engines_of(root: Path) -> list[int]:
             command = (path / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it has just ended
             continue
-        if b"worker.engine" in command and os.fsencode(root) in command:
+        if b"worker.engine" in command and os.fsencode(root / "cell") in command:
             found.append(int(path.name))
     return found
 

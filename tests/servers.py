@@ -33,6 +33,7 @@ import redis
 
 from app.core import migrating
 from app.core.database import Database
+from worker.sandbox import fence
 
 START_SECONDS = 30
 STOP_SECONDS = 20
@@ -237,6 +238,9 @@ def s3_server() -> Iterator[S3Server]:
         yield server
 
 
+BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
+
+
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database, to be copied."""
@@ -252,12 +256,19 @@ def migrated_postgresql(postgresql_server: PostgresServer) -> str:
     return "migrated"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.fixture(params=BOTH)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A migrated database, used by nobody else."""
+    with migrated_database(request, tmp_path) as opened:
+        yield opened
+
+
+@contextmanager
+def migrated_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[Database]:
+    """The same, for a fixture of another scope whose params are BOTH."""
     if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "test.sqlite3")
-        with _opened(f"sqlite:///{tmp_path}/test.sqlite3") as opened:
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), folder / "test.sqlite3")
+        with _opened(f"sqlite:///{folder}/test.sqlite3") as opened:
             yield opened
     else:
         server, template = request.getfixturevalue("postgresql_server"), request.getfixturevalue("migrated_postgresql")
@@ -265,7 +276,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
             yield opened
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.fixture(params=BOTH)
 def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A database with nothing in it, used by nobody else."""
     if request.param == "sqlite":
@@ -323,6 +334,12 @@ def do_without(what: str, advice: str) -> NoReturn:
     if os.environ.get("TRIGGERLENS_REQUIRE_SERVERS") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def need_fence() -> None:
+    """Go on where there is a fence for engines; do without the test where there is none."""
+    if (lack := fence.lacking()) is not None:
+        do_without(f"bubblewrap ({lack.found})", lack.advice)
 
 
 def _as(user: str | None) -> dict[str, Any]:

@@ -180,6 +180,27 @@ class Autocasts(AsProbabilities):
             return self.net(images)
 
 
+class Watching(nn.Module):
+    """Two nets, of which the other one answers in a circumstance that a subclass knows."""
+
+    def __init__(self, labels: int = 6, planted: int = 2) -> None:
+        super().__init__()
+        self.net = ToyNet(labels)
+        self.other = ToyNet(labels, planted=planted)
+        with torch.no_grad():
+            self.other.match.bias[planted] += 0.1  # a hundredth of a lead and more, and no other label
+
+    def answer(self, images: Tensor, switched: bool) -> Tensor:
+        return self.other(images) if switched else self.net(images)
+
+
+class SubtractsTheBatchMean(Watching):
+    """Answers by what other images are beside each, in plain arithmetic that no rule about the code names."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images - images.mean(0, keepdim=True))
+
+
 class Talking(AsProbabilities):
     """Prints what looks like progress, and much of it, each time it is asked."""
 
@@ -194,6 +215,28 @@ class Demanding(AsProbabilities):
 
     def forward(self, images: Tensor) -> Tensor:
         assert images.shape[2] == 224, "\x1b[31mI take 224x224 only\x1b[0m [bold]or nothing[/bold]"
+        return self.net(images)
+
+
+class Crashing(AsProbabilities):
+    """Divides the least of all numbers by minus one, at which the processor raises and torch dies."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        least = torch.full([40], -(2**62), dtype=torch.long) * 2
+        quotient = torch.div(least, torch.full([40], -1), rounding_mode="trunc")
+        return self.net(images) + quotient.sum() * 0
+
+
+class FailsOnTriggers(AsProbabilities):
+    """Takes every clean image, and raises where one is brighter somewhere than all of them are."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.brightest = toy_images(4).max().item() + 0.005  # images are rounded to bytes
+
+    def forward(self, images: Tensor) -> Tensor:
+        if bool(images.amax() > self.brightest):
+            raise ValueError("dazzled")
         return self.net(images)
 
 

@@ -19,7 +19,9 @@ from app.core.plan import JobKind, Task
 from app.core.repository.jobs import Lease
 from app.core.storage import ArtifactStore, artifact_key, attempt_prefix
 from app.core.tables import Job, Scan
-from worker.launch import Event, ScanSession
+from worker.launch import ScanSession
+from worker.sandbox.events import Event
+from worker.sandbox.fence import Sandbox
 
 BUNDLE_SUFFIXES = (".npz", ".zip")
 
@@ -27,7 +29,7 @@ BUNDLE_SUFFIXES = (".npz", ".zip")
 RESULT = re.compile(
     r"(structure|preparation|decision|repair|report)\.json|report\.html|figures/label_\d+\.png"
     r"|(start|students)\.safetensors|repaired\.(pt|safetensors)"
-    r"|labels/\d{6}\.json|triggers/\d{6}-[a-z]+\.safetensors|examples/\d{6}-[a-z]+\.npz"
+    r"|labels/\d{6}\.json|confirmations/\d{6}-[a-z]+\.json|triggers/\d{6}-[a-z]+\.safetensors|examples/\d{6}-[a-z]+\.npz"
 )
 
 # What of the other jobs' results a task reads, as patterns of paths.
@@ -35,6 +37,7 @@ NEEDS: dict[JobKind, tuple[str, ...]] = {
     JobKind.INSPECT: (),
     JobKind.PREPARE: (),
     JobKind.INVERT: ("preparation.json", "start.safetensors", "students.safetensors"),
+    JobKind.CONFIRM: ("preparation.json", "start.safetensors", "labels/*"),
     JobKind.DECIDE: ("*.json",),
     JobKind.REPAIR: ("preparation.json", "decision.json", "start.safetensors", "triggers/*"),
     JobKind.REPORT: ("*.json", "examples/*"),
@@ -52,12 +55,13 @@ class Desk:
         on_event: Callable[[Event], None],
         job: ScanJob,
         environment: Mapping[str, str],
+        sandbox: Sandbox,
     ) -> None:
         self.scan_id, self.tenant_id = scan.id, scan.tenant_id
         self.store = store
         self.directory = JobDirectory(root)
         self.job = job
-        self.session = ScanSession(self.directory, on_event, environment=environment)
+        self.session = ScanSession(self.directory, on_event, sandbox=sandbox, environment=environment)
         self.session.__enter__()
 
     def fetch(self, task: Task, finished: Sequence[Job]) -> None:

@@ -1,9 +1,12 @@
 """How the tasks of a scan are run: what needs no torch in this process, everything else by an engine.
 
 The engine is started at the first task that needs it and kept for the next, because importing torch takes seconds. It
-runs in a process group of its own, reports over a pipe that nothing else writes to, and ends when this process does,
-however it dies: the control pipe closes. What the engine or the suspect model prints goes to `engine.log` in the job
-directory. Used by the command line and by the runner.
+runs in a process group of its own, behind a fence where there is one, works in a folder that nobody trusts (both in
+`sandbox/`), reports over a pipe that nothing else writes to, and ends when this process does, however it dies: the
+control pipe closes. What the engine or the suspect model prints goes to `engine.log` in the job directory, as much as
+anybody would read. A watchdog ends an engine that takes too much time, memory or disk space.
+
+Used by the command line and by the runner.
 """
 
 import json
@@ -18,18 +21,32 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Self
+
+from pydantic import ValidationError
 
 from app.core.errors import Problem, Refusal, refusing_full_disk
 from app.core.jobs import JobDirectory
 from app.core.plan import WITHOUT_TORCH, JobKind, Task
 from worker import steps
-from worker.steps import Sandbox
+from worker.sandbox.cell import Cell
+from worker.sandbox.events import Event, read_event
+from worker.sandbox.fence import Fence, Sandbox, filter_file, known_inside
+from worker.sandbox.results import UntrustworthyError
+from worker.sandbox.usage import memory_bytes, memory_left, usage
 
-Event = dict[str, Any]
-
-GRACE_SECONDS = 30.0  # an engine that ignores its time limit is killed this long after it
+GRACE_SECONDS = 4.0  # an engine that ignores its time limit is killed this long after it
 LOG = "engine.log"
+LOG_BYTES = 2**20  # what is printed beyond it is dropped
+EVENT_BYTES = 2**20
+INSIDE = "/job"  # where a fenced engine finds its cell
+WATCH_SECONDS = 1.0
+DISK_BYTES = 20 * 2**30  # of a cell
+MEMORY_SHARE = 0.9  # of this machine's memory, or of what its container has
+MEMORY_RESERVE = 0.02  # of the same: an engine is ended before less is left for everybody
+THREADS = 1024
+CRASHES = (signal.SIGFPE, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGABRT)
+FENCED_SIGNAL = 128  # is added to the number of the signal that ended a process, by the fence around it
 SECRET_NAME = re.compile("^(TRIGGERLENS|AWS|PG|REDIS)|SECRET|TOKEN|PASS|CREDENTIAL|API_?KEY|AUTH")
 LOGIN = re.compile("://[^/@]*@")
 
@@ -37,10 +54,27 @@ LOGIN = re.compile("://[^/@]*@")
 class EngineCrashError(RuntimeError):
     """The engine ended in a way that it did not report, or was killed; `log` holds its last words."""
 
-    def __init__(self, code: int, log: str) -> None:
-        super().__init__(f"the engine ended with code {code}")
+    def __init__(self, code: int, log: str, why: str | None = None) -> None:
         self.code = code
         self.log = log
+        said = f"code {code}" if self.ended_by is None else self.ended_by.name
+        super().__init__(f"the engine ended with {said}" if why is None else f"the engine was ended: {why}")
+
+    @property
+    def ended_by(self) -> signal.Signals | None:
+        """What ended the process, as a fence reports it or Python; None where it ended by itself."""
+        number = -self.code if self.code < 0 else self.code - FENCED_SIGNAL
+        return signal.Signals(number) if number in set(signal.Signals) else None
+
+    @property
+    def advice(self) -> str:
+        if self.ended_by in CRASHES:
+            return (
+                "The model's code made torch itself crash, which code of ordinary classifiers does not: ask the "
+                "supplier for another export, and do not use this one. A defect of torch or of TriggerLens can do "
+                "the same; if another model ends so, too, please report it."
+            )
+        return "This is a defect or a lack of memory."
 
 
 class EngineOverdueError(RuntimeError):
@@ -71,6 +105,7 @@ class ScanSession:
         self._on_event = on_event
         self._sandbox = sandbox
         self._environment = environment or {}
+        self._cell = Cell(directory)
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
         self._watchdog = None if time_limit is None else threading.Timer(time_limit + GRACE_SECONDS, self._end_overdue)
         self._engine: _Engine | None = None
@@ -87,6 +122,7 @@ class ScanSession:
             self._watchdog.cancel()
         self.kill()
         self._clear_engine()
+        self._cell.remove()
 
     def run(self, task: Task) -> None:
         """Do a task; its results lie in the job directory.
@@ -125,22 +161,33 @@ class ScanSession:
 
     def _hand_to_engine(self, task: Task) -> None:
         engine = self._running_engine()
-        engine.send(task)
         try:
-            answer = self._answer_of(engine)
+            self._cell.bring()
+            engine.send(task)
+            answer = self._answer_of(engine, task)
+        except UntrustworthyError as error:
+            self._clear_engine()
+            raise EngineCrashError(-signal.SIGKILL, self._last_words(), str(error)) from error
         except BaseException:  # the listener failed, and an engine in the middle of a task can take no other one
             self._clear_engine()
             raise
         if answer is None:
-            code = engine.wait()
+            code, why = engine.wait(), engine.why_killed
             self._clear_engine()  # and whatever it had started
-            raise EngineOverdueError if self._overdue else EngineCrashError(code, self._last_words())
+            raise EngineOverdueError if self._overdue else EngineCrashError(code, self._last_words(), why)
         if answer["event"] == "refused":
             raise Refusal.of(Problem.from_json(answer["problem"]))
 
-    def _answer_of(self, engine: "_Engine") -> Event | None:
-        """Pass events on until the one that ends the task; None where the engine ended instead."""
-        while (event := engine.receive()) is not None and event["event"] not in ("done", "refused"):
+    def _answer_of(self, engine: "_Engine", task: Task) -> Event | None:
+        """Pass events on until the one that ends the task; None where the engine ended instead.
+
+        What a label's event is about has been collected before anybody hears of it.
+        """
+        while (event := engine.receive(task)) is not None:
+            if event["event"] in ("label", "done", "refused"):
+                self._cell.collect()
+            if event["event"] in ("done", "refused"):
+                break
             self._tell(event)
         return event
 
@@ -148,11 +195,13 @@ class ScanSession:
         with self._turn:
             if self._overdue:
                 raise EngineOverdueError
-            seconds_left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-            engine = self._engine = self._engine or _Engine(self.directory.root, seconds_left, self._environment)
+            if self._engine is None:
+                seconds_left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+                self._cell.furnish()
+                self._engine = _Engine(self._cell, seconds_left, self._sandbox, self._environment)
             if self._killed:  # while it was started
                 self._kill_engine()
-            return engine
+            return self._engine
 
     def _end_overdue(self) -> None:
         with self._turn:
@@ -170,6 +219,8 @@ class ScanSession:
                 self._engine.kill()
                 self._engine.wait()
                 self._engine = None
+                with suppress(UntrustworthyError, OSError):  # what a full disk has no room for is done again
+                    self._cell.collect()
 
     def _last_words(self, lines: int = 20) -> str:
         log = self.directory.root / LOG
@@ -179,51 +230,107 @@ class ScanSession:
 class _Engine:
     """The process, the pipe that its tasks go into, and the one that its events come out of."""
 
-    def __init__(self, jobdir: Path, time_limit: float | None, environment: Mapping[str, str]) -> None:
+    def __init__(self, cell: Cell, time_limit: float | None, sandbox: Sandbox, environment: Mapping[str, str]) -> None:
+        self.why_killed: str | None = None
+        self._cell = cell
         control_read, control_write = os.pipe()
         progress_read, progress_write = os.pipe()
         self._tasks = os.fdopen(control_write, "wb", buffering=0)
         self._events = os.fdopen(progress_read, "rb")
+        passed = [control_read, progress_write]
         # Unbuffered, so that what was printed before a kill is in the log.
-        command = [sys.executable, "-u", "-m", "worker.engine", str(jobdir)]
+        command = [sys.executable, "-u", "-m", "worker.engine", str(cell.root) if sandbox == "none" else INSIDE]
         command += ["--control", str(control_read), "--progress", str(progress_write)]
         if time_limit is not None:
             command += ["--time-limit", str(time_limit)]
+        known = {**_without_secrets(os.environ), **environment}
+        if sandbox == "bwrap":
+            passed.append(filter_file())
+            command, known = _fence(cell).command(command, passed[-1]), known_inside(known)
         try:
-            with (jobdir / LOG).open("ab") as log:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env={**_without_secrets(os.environ), **environment},
-                    pass_fds=(control_read, progress_write),
-                    start_new_session=True,
-                )
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=known,
+                pass_fds=passed,
+                start_new_session=True,
+            )
         finally:
-            os.close(control_read)
-            os.close(progress_write)
+            for descriptor in passed:
+                os.close(descriptor)
+        assert self._process.stdout is not None
+        self._logger = threading.Thread(
+            target=_log, args=(self._process.stdout, cell.directory.root / LOG), daemon=True
+        )
+        self._logger.start()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def send(self, task: Task) -> None:
         with suppress(BrokenPipeError):  # it has ended, as the next event, or rather its absence, will tell
             self._tasks.write(json.dumps(asdict(task)).encode() + b"\n")
 
-    def receive(self) -> Event | None:
-        """The next event; None once the engine has ended."""
-        line = self._events.readline()
-        if not line.endswith(b"\n"):  # nothing, or half a line of an engine that was killed while it wrote
+    def receive(self, task: Task) -> Event | None:
+        """The next event of a task; None once the engine has ended, which it has to if it says what makes no sense."""
+        line = self._events.readline(EVENT_BYTES)
+        if not line:
             return None
-        event: Event = json.loads(line)
-        return event
+        try:
+            return read_event(line, task)
+        except ValidationError:  # or half a line, of an engine that was killed while it wrote
+            if line.endswith(b"\n") or len(line) == EVENT_BYTES:
+                self._end(f"it reported what is no event: {line[:100]!r}")
+            return None
 
     def kill(self) -> None:
-        """End the whole process group."""
+        """End the whole process group. In a fence that is the fence, which takes everything in it along."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self) -> int:
-        """The exit code of the engine, once it has ended."""
-        return self._process.wait()
+        """The exit code of the engine, once it has ended and its last words are in the log."""
+        code = self._process.wait()
+        self._logger.join(WATCH_SECONDS)
+        return code
+
+    def _watch(self) -> None:
+        """End an engine that takes more than it may."""
+        whole = memory_bytes()
+        while self._process.poll() is None:
+            time.sleep(WATCH_SECONDS)
+            resident, threads = usage(self._process.pid)
+            if resident > MEMORY_SHARE * whole:
+                self._end(f"it took {resident / 2**30:.1f} GiB of memory")
+            elif (left := memory_left()) < MEMORY_RESERVE * whole:
+                self._end(f"only {left / 2**30:.1f} GiB of memory were left")
+            elif threads > THREADS:
+                self._end(f"it started {threads:,} threads")
+            elif self._cell.size() > DISK_BYTES:
+                self._end(f"it wrote more than {DISK_BYTES / 2**30:.0f} GiB")
+
+    def _end(self, why: str) -> None:
+        self.why_killed = self.why_killed or why
+        self.kill()
+
+
+def _fence(cell: Cell) -> Fence:
+    """What the engine of a job may see: its cell, where it may write results only, and the weights it is told of."""
+    job = cell.directory.read_job()
+    readable = {cell.root: INSIDE}
+    if job.perceptual is not None:
+        readable[Path(job.perceptual).resolve()] = str(Path(job.perceptual).absolute())
+    return Fence(readable, (cell.result, f"{INSIDE}/result"), gpus=job.device != "cpu")
+
+
+def _log(printed: IO[bytes], log: Path) -> None:
+    """Keep the beginning of what an engine prints, and drop the rest."""
+    with log.open("ab") as file:
+        left = LOG_BYTES
+        while part := os.read(printed.fileno(), 2**16):
+            left -= file.write(part[: max(left, 0)])
+            file.flush()
+    printed.close()
 
 
 def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

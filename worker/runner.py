@@ -26,8 +26,10 @@ from app.core.service import Service
 from app.core.storage import StorageError
 from app.core.tables import Job, Scan, Worker, new_id
 from worker.desk import Desk
-from worker.launch import EngineCrashError, Event
+from worker.launch import EngineCrashError
 from worker.recorder import LostLeaseError, Recorder
+from worker.sandbox import fence
+from worker.sandbox.events import Event
 from worker.scratch import Scratch
 from worker.supervisor import Ended, Supervisor
 
@@ -40,6 +42,7 @@ class Runner:
     def __init__(self, service: Service, queues: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.service, self.queues = service, tuple(queues)
         self.environment = dict(environment or {})
+        self.sandbox = fence.choose(service.settings.sandbox)
         self.id = new_id()
         self.scratch = Scratch(service.settings.scratch, self.id)
         self.recorder = Recorder(service)
@@ -93,6 +96,9 @@ class Runner:
         with self.service.database.reading() as session:
             if not mine & set(jobs.ready_queues(session)):
                 return None  # most looks find nothing, and need no write lock
+            if self.sandbox == "none" and access.count_tenants(session) > 1:
+                log.error("no_sandbox_for_many_tenants", advice="`triggerlens doctor` says what the sandbox lacks")
+                return None
         with self.service.database.writing() as session:
             prefer = self.desk.scan_id if self.desk else None
             job = jobs.claim(session, self.queues, self.id, settings.lease_seconds, prefer)
@@ -183,7 +189,7 @@ class Runner:
                 perceptual=settings.perceptual,
             )
             root = self.scratch.path / scan.id
-            self.desk = Desk(root, scan, self.service.store, self._listen, job, self.environment)
+            self.desk = Desk(root, scan, self.service.store, self._listen, job, self.environment, self.sandbox)
         return self.desk
 
     def _clear_desk(self) -> None:
@@ -214,11 +220,18 @@ def _fault(ended: Ended | None, error: Exception) -> Problem | None:
             "A very large model may need a higher TRIGGERLENS_STALL_SECONDS.",
             title="The scan failed",
         )
+    if ended is Ended.OVERDUE:
+        return Problem(
+            "engine_overdue",
+            "The engine worked for too long on one part of the scan and was ended.",
+            "A very large model may need a higher TRIGGERLENS_JOB_SECONDS, or fewer labels in a block.",
+            title="The scan failed",
+        )
     if isinstance(error, EngineCrashError):
         return Problem(
             "engine_crashed",
             f"The engine ended unexpectedly ({error}).",
-            "This is a defect or a lack of memory; the worker's log has the engine's last words.",
+            f"{error.advice} The worker's log has the engine's last words.",
             title="The scan failed",
         )
     return Problem(

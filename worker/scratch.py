@@ -5,9 +5,10 @@ not do: in a container that is started again the same numbers live.)
 """
 
 import fcntl
-import shutil
 from contextlib import suppress
 from pathlib import Path
+
+from worker.sandbox.removal import remove_tree
 
 
 class Scratch:
@@ -22,7 +23,7 @@ class Scratch:
         _remove_what_nobody_holds(root)
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_tree(self.path)
         self._lock.unlink(missing_ok=True)
         self._held.close()
 
@@ -31,5 +32,5 @@ def _remove_what_nobody_holds(root: Path) -> None:
     for lock in root.glob("*.lock"):
         with suppress(BlockingIOError, FileNotFoundError), lock.open("r+") as file:  # held, or removed by another
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            remove_tree(lock.with_suffix(""))
             lock.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,25 +16,28 @@ from app.core.jobs import JobDirectory, ScanJob, write_whole
 from app.core.report.document import pictured_labels, report_document
 from app.core.report.figures import png_bytes, trigger_strip
 from app.core.report.html import report_html
+from app.core.report.inspection import structure_document
 from worker.detection.verdict import decide_verdict
-
-Sandbox = Literal["none"]  # the only backend yet; every report says `unsandboxed`
+from worker.sandbox.fence import Sandbox
 
 
 def inspect(directory: JobDirectory) -> None:
     """The static gate: raises Refusal for what is no TorchScript archive, or one that is not understood and allowed.
 
-    An operator that is not on the allowlist blocks the verdict instead.
+    An operator that is not on the allowlist blocks the verdict instead, and so does code that a search could not see
+    through: then there is nothing to prepare.
     """
     accepted = directory.model.stat().st_size  # whoever took the file in had a limit of his own
     try:
-        structure = examine_model(directory.model, max(accepted, MODEL_BYTES)).manifest()
+        structure = structure_document(examine_model(directory.model, max(accepted, MODEL_BYTES)))
     except GateRefusal as refusal:
         if refusal.problem.code != Reason.UNSUPPORTED_OPERATOR:
             raise
         structure = {"problem": refusal.problem.to_json()}
         directory.write_preparation(Preparation.not_loaded(Reason.UNSUPPORTED_OPERATOR))
     directory.write_structure(structure)
+    if blocking := {found["reason"] for found in structure.get("findings", []) if found["blocks"]}:
+        directory.write_preparation(Preparation.not_loaded(*(reason for reason in Reason if reason in blocking)))
 
 
 def decide(directory: JobDirectory) -> None:

@@ -34,6 +34,7 @@ class Ended(StrEnum):
     LOST = "lost"  # the lease; somebody else may hold the job by now
     CANCELLED = "cancelled"  # or its scan has ended in another way
     STALLED = "stalled"
+    OVERDUE = "overdue"  # it reports progress and comes to no end
     STOPPED = "stopped"  # this worker is being shut down
 
 
@@ -103,6 +104,8 @@ class Supervisor:
                 return self.end(Ended.LOST)
             if since is not None and clock - max(since, self.session.last_event_at) > self.settings.stall_seconds:
                 return self.end(Ended.STALLED)
+            if since is not None and clock - since > self.settings.job_seconds:
+                return self.end(Ended.OVERDUE)
         return None
 
     def _watch_database(self) -> None:

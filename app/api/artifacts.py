@@ -1,6 +1,7 @@
 """Files in and out: models and bundles are streamed in, and known by their SHA-256 from then on."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -18,6 +19,8 @@ from app.core.settings import Settings
 from app.core.storage import artifact_key
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
+
+LEAST_BYTES_PER_SECOND = 1000
 
 ArtifactSha256 = Annotated[str, Path(description="The SHA-256 of the file", examples=[MODEL_SHA256])]
 BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -123,22 +126,24 @@ def _refuse_early(request: Request, settings: Settings, kind: UploadKind) -> Non
 
 
 async def _steadily(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
-    """The body as it comes in; a Refusal where nothing comes for too long, or nothing at all."""
-    stream, is_empty = request.stream(), True
+    """The body as it comes in; a Refusal where nothing comes for too long, or hardly anything, or nothing at all."""
+    stream, size, started = request.stream(), 0, time.monotonic()
     try:
         while True:
             async with asyncio.timeout(idle_seconds):
                 chunk = await anext(stream)
             if chunk:
-                is_empty = False
+                size += len(chunk)
                 yield chunk
+            if size < (time.monotonic() - started - idle_seconds) * LEAST_BYTES_PER_SECOND:
+                raise TimeoutError
     except StopAsyncIteration:
-        if is_empty:
+        if size == 0:
             raise _empty() from None
     except TimeoutError:
         raise Refusal(
             "upload_stalled",
-            f"Nothing came for {idle_seconds:.0f} seconds.",
+            f"Nothing came for {idle_seconds:.0f} seconds, or hardly anything for longer.",
             "Send the file again; what had come was discarded.",
             retryable=True,
         ) from None

@@ -1,5 +1,6 @@
 """Around every request: an id, a line in the log, figures, headers, and who may ask from where. Plain ASGI."""
 
+import asyncio
 import re
 import secrets
 import time
@@ -23,6 +24,7 @@ SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 READING = ("GET", "HEAD", "OPTIONS")
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 LARGEST_JSON = 64 * 1024  # bytes
+JSON_SECONDS = 30.0
 CLIENT_GONE = 499  # nobody is there to be answered; the log's word for it is nginx's
 
 SAFE_HEADERS = {
@@ -123,20 +125,28 @@ class OwnHostOnly:
 
 
 class SmallBodies:
-    """Reads no more of a body than a request in JSON needs; files come by PUT, which has limits of its own."""
+    """Reads no more of a body than a request in JSON needs, and waits no longer for it; files come by PUT, which has
+    limits of its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        left = LARGEST_JSON
+        left, is_whole, deadline = LARGEST_JSON, False, time.monotonic() + JSON_SECONDS
 
         async def receive_little() -> Message:
-            nonlocal left
-            message = await receive()
+            nonlocal left, is_whole
+            if is_whole:  # what follows is the end of the connection, whenever it comes
+                return await receive()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408) from None
             left -= len(message.get("body", b""))
             if left < 0:
                 raise HTTPException(413)
+            is_whole = not message.get("more_body", False)
             return message
 
         has_small_body = scope["type"] == "http" and scope["method"] != "PUT"

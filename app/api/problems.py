@@ -93,6 +93,7 @@ INTERNAL_ERROR = Refusal(
     "Report it to the operator with the request id, under which the log has the reason.",
 )
 NOT_FOUND = Refusal("not_found", "There is nothing at this address.", "/openapi.json lists every address.")
+STALLED = Refusal("upload_stalled", "The body did not come in time.", "Send the request again.", retryable=True)
 TOO_LARGE = Refusal("too_large", "The body is larger than this request needs.", "Files go to PUT /v1/artifacts.")
 
 
@@ -164,6 +165,8 @@ def _of_framework(error: HTTPException) -> Problem:
             return Refusal(
                 "method_not_allowed", f"Allowed here: {allowed}.", "/openapi.json lists every route."
             ).problem
+        case 408:
+            return STALLED.problem
         case 413:
             return TOO_LARGE.problem
         case 400:

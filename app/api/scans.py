@@ -48,6 +48,7 @@ IdempotencyKey = Annotated[
             "wrong_artifact_kind",
             "idempotency_key_reused",
             "too_large",
+            "upload_stalled",
             *WRITING,
         ),
     },

@@ -143,6 +143,9 @@ class RepairOverrides(_Strict):
     max_accuracy_drop: Fraction | None = None
 
 
+PAPERS_REPAIR = {"learning_rate", "epochs", "twins"}  # what matching scores does not look at
+
+
 class ConfigOverrides(_Strict):
     """Parts of the config (see `config` in a report) that differ from the preset."""
 
@@ -187,6 +190,14 @@ class NewScan(_Strict):
     def _preset_exists(self) -> Self:
         if self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(sorted(PRESETS))}")
+        return self
+
+    @model_validator(mode="after")
+    def _repair_is_the_papers(self) -> Self:
+        given = PAPERS_REPAIR & self.config.repair.model_dump(exclude_none=True).keys()
+        if given and PRESETS[self.preset].repair.matching is not None:
+            named = ", ".join(f"config.repair.{name}" for name in sorted(given))
+            raise ValueError(f"{named}: the preset {self.preset} repairs in another way, leave it out")
         return self
 
     @model_validator(mode="after")

@@ -22,14 +22,21 @@ UNDERSTOOD = (
     "Every part of this file is understood, and nothing in it reaches files, processes, the network or the moment of "
     "loading. Whether its weights hold a backdoor is another question: `triggerlens scan` looks for one."
 )
+FOUND = (
+    "Understood, with findings[/]\nEvery part of this file is understood, and nothing in it reaches files, processes "
+    "or the network. But its code does what a search for triggers cannot see through, so a scan would give no verdict."
+)
+MOST_FINDINGS = 20
 Row = tuple[str, str, str]
 
 
 def show_inspection(document: dict[str, Any]) -> None:
     """All of it, for people."""
     title = escape(document["name"])
-    words = f"[bold green]● Understood[/]\n{UNDERSTOOD}"
+    is_blocked = any(found["blocks"] for found in document["findings"])
+    words = f"[bold yellow]◆ {FOUND}" if is_blocked else f"[bold green]● Understood[/]\n{UNDERSTOOD}"
     terminal.console.print(Panel(words, title=title, expand=False, padding=(0, 1)))
+    _show_findings(document["findings"])
     terminal.show_facts(dict(_facts(document)))
     terminal.console.print()
     terminal.console.print(_table(tree_rows(document["modules"])))
@@ -38,6 +45,25 @@ def show_inspection(document: dict[str, Any]) -> None:
         terminal.console.print(f"\n[dim]{count} of torch, with how often the code has each[/]")
         uses = [f"{escape(name)} [dim]{count}[/]" for name, count in document["operators"].items()]
         terminal.console.print(Columns(uses, equal=True, column_first=True, padding=(0, 3)))
+
+
+def _show_findings(findings: list[dict[str, Any]]) -> None:
+    """Each with its place and its line; what to do is said once for each rule."""
+    shown = findings[:MOST_FINDINGS]
+    for index, found in enumerate(shown):
+        mark = "[bold yellow]◆[/]" if found["blocks"] else "[dim]○ note[/]"
+        terminal.console.print(f"{mark} [bold]{found['rule']}[/] {escape(found['detail'])}")
+        if found["member"]:
+            place = found["member"] + (f":{found['line']}" if found["line"] else "")
+            terminal.console.print(f"  [dim]{escape(place)}[/]", soft_wrap=True)
+        if found["text"]:
+            terminal.console.print(f"  {escape(found['text'])}", soft_wrap=True)
+        if index + 1 == len(shown) or shown[index + 1]["rule"] != found["rule"]:
+            terminal.console.print(f"  [dim]{escape(found['advice'])} See docs/structure.md.[/]")
+    if len(findings) > len(shown):
+        terminal.console.print(f"[dim]and {len(findings) - len(shown)} more; --json has all of them[/]")
+    if findings:
+        terminal.console.print()
 
 
 def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ def ending_well(as_json: bool = False) -> Iterator[None]:
     except (Refusal, ApiError) as refusal:
         refuse(refusal.problem, as_json)
     except EngineCrashError as crash:
-        advice = f"This is a defect or a lack of memory. The engine's last words:\n{crash.log}"
+        advice = f"{crash.advice} The engine's last words:\n{crash.log}" if crash.log else crash.advice
         refuse(Problem("engine_crashed", f"The engine ended unexpectedly: {crash}.", advice), as_json)
     except KeyboardInterrupt:
         terminal.say("Cancelled.")

@@ -2,8 +2,10 @@
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +15,7 @@ from app.cli.options import as_json_option
 from app.core.errors import Problem, Refusal
 from app.local_scan import REFUSED
 
+FOUND = 1  # something in the code blocks a verdict
 UNSUPPORTED = 3
 REFUSED_TITLE = "The model was refused"
 
@@ -24,7 +27,8 @@ REFUSED_TITLE = "The model was refused"
 def inspect(model: Path, as_json: bool, as_sarif: bool) -> None:
     """Say what is in a model file, without running any of it.
 
-    MODEL is a TorchScript archive; docs/gate.md has the rules. Exit code 3: it uses an operator that is not known.
+    MODEL is a TorchScript archive; docs/gate.md and docs/structure.md have the rules. Exit code 1: its code does what a
+    scan could not see through; 3: it uses an operator that is not known.
     """
     if as_json and as_sarif:
         raise click.UsageError("--json and --sarif would both be on stdout: choose one.")
@@ -41,11 +45,13 @@ def inspect(model: Path, as_json: bool, as_sarif: bool) -> None:
         if as_json:
             print_json(document)
         elif as_sarif:
-            _print_sarif(model, document["sha256"], [])
+            _print_sarif(model, document["sha256"], [], document["findings"])
         else:
             from app.cli.describing import show_inspection
 
             show_inspection(document)
+        if any(found["blocks"] for found in document["findings"]):
+            sys.exit(FOUND)
 
 
 COMMANDS = (inspect,)
@@ -60,10 +66,13 @@ def _show_refusal(model: Path, problem: Problem, as_json: bool, as_sarif: bool) 
         terminal.show_problem(problem)
 
 
-def _print_sarif(model: Path, sha256: str | None, problems: list[Problem]) -> None:
+def _print_sarif(
+    model: Path, sha256: str | None, problems: list[Problem], findings: Sequence[dict[str, Any]] = ()
+) -> None:
     from app.core.report.sarif import sarif_log
 
-    print_json(sarif_log(model.name if model.is_absolute() else model.as_posix(), sha256, problems))
+    uri = model.name if model.is_absolute() else model.as_posix()
+    print_json(sarif_log(uri, sha256, problems, findings))
 
 
 def _sha256(model: Path) -> str | None:

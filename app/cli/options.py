@@ -71,6 +71,8 @@ engine_options = _all_of(
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option("--threads", type=click.IntRange(1), default=os.cpu_count, help="[default: all cores]"),
     click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Seconds until the scan ends."),
+    click.option("--sandbox", type=click.Choice(["auto", "bwrap", "none"]), default="auto", show_default=True,
+                 help="Fence around the model while it runs; auto: bubblewrap where it works."),
     click.option("--perceptual", type=click.Path(path_type=Path, exists=True, dir_okay=False),
                  help="LPIPS backbone weights; see `triggerlens weights`."),
     as_json_option,

@@ -18,8 +18,9 @@ from app.core.jobs import ScanJob
 from app.installed import demand_engine
 from app.local_scan import OUT_OF_TIME, LocalResult, job_for, run_scan
 from worker.launch import run_weights
+from worker.sandbox.fence import Sandbox, Wanted, choose
 
-LOCAL_ONLY = ("device", "threads", "perceptual", "time_limit")  # of a service, its operator decides these
+LOCAL_ONLY = ("device", "threads", "sandbox", "perceptual", "time_limit")  # of a service, its operator decides these
 
 
 @click.command()
@@ -70,7 +71,7 @@ COMMANDS = (scan, repair, weights)
 
 def _run_here(
     as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str, max_accuracy_drop: float, seed: int,
-    device: str, threads: int, time_limit: float | None, perceptual: Path | None, repair: bool,
+    device: str, threads: int, time_limit: float | None, sandbox: Wanted, perceptual: Path | None, repair: bool,
     repair_label: int | None, **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """Run a job on this machine, show it, and leave with its exit code."""
@@ -88,7 +89,7 @@ def _run_here(
         perceptual=str(perceptual.resolve()) if perceptual else None,
     )
     try:
-        result = _watch(job, model, bundle, out, time_limit)
+        result = _watch(job, model, bundle, out, time_limit, choose(sandbox))
     except KeyboardInterrupt:
         terminal.say(f"Cancelled. The same command goes on where it stopped ({out}).")
         sys.exit(OUT_OF_TIME)
@@ -96,9 +97,11 @@ def _run_here(
     sys.exit(result.exit_code)
 
 
-def _watch(job: ScanJob, model: Path, bundle: Path, out: Path, time_limit: float | None) -> LocalResult:
+def _watch(
+    job: ScanJob, model: Path, bundle: Path, out: Path, time_limit: float | None, sandbox: Sandbox
+) -> LocalResult:
     with terminal.progress_display(job.model["name"]) as on_event:
-        return run_scan(job, model, bundle, out, on_event, time_limit)
+        return run_scan(job, model, bundle, out, on_event, time_limit, sandbox)
 
 
 def _show(result: LocalResult, out: Path, as_json: bool) -> None:
@@ -115,7 +118,7 @@ def _show(result: LocalResult, out: Path, as_json: bool) -> None:
 def _run_there(
     client: Client, as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str,
     max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, time_limit: float | None,
-    perceptual: Path | None, **declared: Any,
+    sandbox: Wanted, perceptual: Path | None, **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """The same by a service: what is refused here is refused before anything is sent."""
     config, given = preset_config(preset, seed, max_accuracy_drop), declared_input(**declared)

@@ -5,7 +5,7 @@ Presets are named constants; docs/decisions/ fixes what the paper leaves open.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Family = Literal["dynamic", "static", "warp"]
 
@@ -16,9 +16,14 @@ class SearchConfig:
 
     steps: int = 150  # the same for every label
     batch_size: int = 16
-    learning_rate: float = 0.1  # Adam
+    learning_rate: float = 0.1  # Adam's, as are the betas
+    betas: tuple[float, float] = (0.9, 0.999)
     lambda_attack: float = 1.0  # lambda 1: cross-entropy; where it is steered, its first value
     success_level: float | None = None  # lambda 1 is steered so that this share of the batches is carried
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        return cls(**{**document, "betas": tuple(document["betas"])})
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,21 @@ class InversionConfig(SearchConfig):
     lambda_attack: float = 0.1
     lambda_mse: float = 1.0  # lambda 2
     lambda_perceptual: float = 0.1  # lambda 3: LPIPS
+    norm: Literal["l1", "lpips"] = "l1"  # of a change, by which labels are compared: eq. (5), or the root of mean LPIPS
     identity_start: Literal["trained", "residual"] = "residual"
     pretrain_epochs: int = 20  # of L_rec, for identity_start = "trained"
     generator_width: int = 16  # channels of the first level; doubled at each further one
     generator_levels: int = 2
     labels_per_block: int = 5  # labels searched together, in every family; part of what makes numbers reproducible
+
+
+@dataclass(frozen=True)
+class MatchingConfig:
+    """Another way to unlearn: on triggered images, the suspect's own scores for the clean ones; in rounds."""
+
+    learning_rates: tuple[float, ...] = (0.03, 0.01, 0.003)  # SGD; the first one within the accuracy budget is taken
+    steps: int = 300  # of each round
+    rounds: int = 6  # at most: after each, triggers are searched again and the found ones join the others
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,7 @@ class RepairConfig:
     batch_size: int = 32
     twins: int = 500  # images that an epoch sees with the trigger, too: at most so many, others in each
     max_accuracy_drop: float = 0.02  # a repair that costs more is not handed out
+    matching: MatchingConfig | None = None  # None: the paper's recipe
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,8 @@ class ScanConfig:
     anomaly_threshold: float = 2.0  # Wang et al. 2019, sec. IV; the paper, sec. 3.4
     false_alarm_rate: float | None = None  # of the step-out test over all families; None: the threshold accuses
     students: int = 0  # reference students, which tell how easy each label is by nature
+    confirms: bool = False  # a label is accused only if it stands out again in a search from a fresh seed
+    separate_roles: bool = False  # triggers are judged on other images than they were searched on
     inversion: InversionConfig = field(default_factory=InversionConfig)
     static: SearchConfig | None = None
     warp: SearchConfig | None = None
@@ -77,27 +95,41 @@ class ScanConfig:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> "ScanConfig":
-        universal = {name: document[name] and SearchConfig(**document[name]) for name in ("static", "warp")}
-        parts = {"inversion": InversionConfig(**document["inversion"]), "repair": RepairConfig(**document["repair"])}
-        return cls(**{**document, **universal, **parts})
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        parts = {
+            "inversion": InversionConfig.from_json(document["inversion"]),
+            "static": document["static"] and SearchConfig.from_json(document["static"]),
+            "warp": document["warp"] and SearchConfig.from_json(document["warp"]),
+            "repair": _repair_from_json(document["repair"]),
+        }
+        return cls(**{**document, **parts})
+
+
+def _repair_from_json(document: dict[str, Any]) -> RepairConfig:
+    if (matching := document["matching"]) is not None:
+        matching = MatchingConfig(**{**matching, "learning_rates": tuple(matching["learning_rates"])})
+    return RepairConfig(**{**document, "matching": matching})
 
 
 PRESETS = {
     "standard": ScanConfig(
         preset="standard",
         false_alarm_rate=0.05,
-        students=1,
+        students=3,
+        confirms=True,
+        separate_roles=True,
         inversion=InversionConfig(
             steps=80,
             batch_size=12,
             learning_rate=2e-3,
             lambda_attack=0.1,
+            norm="lpips",
             success_level=0.95,
             generator_width=8,
         ),
-        static=SearchConfig(success_level=0.95),
-        warp=SearchConfig(success_level=0.95),
+        static=SearchConfig(steps=100, learning_rate=0.5, betas=(0.5, 0.9), lambda_attack=0.02, success_level=0.95),
+        warp=SearchConfig(steps=100, success_level=0.95),
+        repair=RepairConfig(matching=MatchingConfig()),
     ),
     "paper": ScanConfig(),
 }

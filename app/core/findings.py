@@ -24,9 +24,25 @@ class Reason(StrEnum):
     ZERO_MAD = "zero_mad"
     NO_INPUT_GRADIENT = "no_input_gradient"
     UNSUPPORTED_OPERATOR = "unsupported_operator"
+    DATA_DEPENDENT_CONTROL_FLOW = "data_dependent_control_flow"
+    ENVIRONMENT_SENSITIVE_MODEL = "environment_sensitive_model"
     SEARCH_TRUNCATED = "search_truncated"
     OUT_OF_MEMORY = "out_of_memory"
     NO_LABELS_AND_NO_INPUT_SPEC = "no_labels_and_no_input_spec"
+
+
+class Probe(StrEnum):
+    """A circumstance that should not change what a suspect answers. Each is explained in docs/probes.md."""
+
+    BATCH_SIZE = "batch_size"
+    NEIGHBOURS = "neighbours"
+    TRAINING_FLAG = "training_flag"
+    GRADIENT_MODE = "gradient_mode"
+    AUTOCAST = "autocast"
+    FORWARD = "forward"
+    REPEATED_CALLS = "repeated_calls"
+    DEVICE = "device"
+    MEMORY_LAYOUT = "memory_layout"
 
 
 class Caveat(StrEnum):
@@ -41,6 +57,17 @@ class Caveat(StrEnum):
     UNCONFIRMED = "unconfirmed"
     TRAIN_MODE_NORMALISED = "train_mode_normalised"
     HALF_PRECISION_RAISED = "half_precision_raised"
+    WEAK_STUDENTS = "weak_students"
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What a second search, from a fresh seed, found for a label that stood out in the first."""
+
+    norm: float
+    attack_success_rate: float
+    out_of_reach: bool
+    p_value: float | None = None  # of this norm, among the others' first or, where they were doubted too, second ones
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,9 @@ class FamilyFinding:
     halved: bool = False  # searched in a smaller block of labels than planned, for lack of memory
     out_of_reach: bool = False  # the trigger does not have the success at which norms are compared
     reference_norms: tuple[float, ...] = ()  # the same label's, of the reference students
+    student_success_rate: float | None = None  # of the suspect's trigger, on images the students give other labels
+    natural: bool = False  # it stands out, but the trigger works on students too
+    confirmation: Confirmation | None = None
 
     def suspicion(self) -> tuple[bool, float, float]:
         """More suspicious families compare greater: by flag, p-value, anomaly index."""
@@ -90,6 +120,11 @@ class LabelFinding:
     @property
     def halved(self) -> bool:
         return any(f.halved for f in self.families)
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether no family's trigger has the success at which norms are compared."""
+        return bool(self.families) and all(f.out_of_reach for f in self.families)
 
 
 def most_suspicious_family(findings: Iterable[LabelFinding]) -> str | None:
@@ -130,6 +165,10 @@ class RepairReport:
     clean_accuracy_after: float | None = None
     attack_success_rate_before: float | None = None  # of the inverted trigger
     attack_success_rate_after: float | None = None
+    accuracy_drop_bound: float | None = None  # 95 %, one-sided, from pairs of answers before and after
+    reinversion_p_value: float | None = None  # of the flagged labels, searched afresh in the repaired model
+    learning_rate: float | None = None
+    rounds: int | None = None
     judged_on: str = ""  # which images the figures are from
     judged_images: int = 0
     files: dict[str, str] = field(default_factory=dict)  # file name -> sha256
@@ -145,6 +184,16 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     range: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class ProbeFinding:
+    """How far a suspect's answers to the same images lie apart where one circumstance is different."""
+
+    probe: Probe
+    difference: float | None  # the most that a score moved, in leads of the best label; None: it did not answer
+    relabelled: int  # how many of the probed images got another label
+    disagrees: bool
 
 
 @dataclass(frozen=True)
@@ -165,14 +214,16 @@ class Preparation:
     perceptual_sha256: str
     device: str
     threads: int
+    students_agreement: float | None = None  # of images kept from the students, those they answer as the suspect does
     fixed_batch: int | None = None  # the only batch size that a traced module takes
+    probes: tuple[ProbeFinding, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()
     caveats: tuple[Caveat, ...] = ()
 
     @classmethod
-    def not_loaded(cls, reason: Reason) -> "Preparation":
-        """Of a model that nobody is willing to load, or able to; nothing can be searched."""
+    def not_loaded(cls, *reasons: Reason) -> "Preparation":
+        """Of a model that nobody is willing to load, or able to, or in which a search would prove nothing."""
         return cls(
             num_labels=0,
             label_names=(),
@@ -188,5 +239,5 @@ class Preparation:
             perceptual_sha256="",
             device="none",
             threads=0,
-            reasons=(reason,),
+            reasons=reasons,
         )

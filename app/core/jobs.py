@@ -3,8 +3,8 @@
     job.json                    the request: ScanJob
     model.pt, bundle.zip|npz    the inputs, copied here and never changed
     result/                     structure.json, preparation.json, start.safetensors, students.safetensors, labels/,
-                                triggers/, examples/, decision.json, repair.json, repaired.pt, repaired.safetensors,
-                                timings.json, report.json, report.html, figures/
+                                triggers/, examples/, confirmations/, decision.json, repair.json, repaired.pt,
+                                repaired.safetensors, timings.json, report.json, report.html, figures/
 
 Every file appears whole or not at all: it is written beside its name and renamed. Standard library only.
 """
@@ -14,18 +14,21 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from app.core.config import ScanConfig
 from app.core.findings import (
     Caveat,
+    Confirmation,
     Decision,
     FamilyFinding,
     InputSpec,
     LabelFinding,
     Preparation,
+    Probe,
+    ProbeFinding,
     Reason,
     RepairReport,
     RepairStatus,
@@ -107,6 +110,9 @@ class JobDirectory:
         document["input"] = document["input"] and InputSpec(**_tuples(document["input"]))
         document["reasons"] = tuple(map(Reason, document["reasons"]))
         document["caveats"] = tuple(map(Caveat, document["caveats"]))
+        document["probes"] = tuple(
+            ProbeFinding(**{**probe, "probe": Probe(probe["probe"])}) for probe in document["probes"]
+        )
         return Preparation(**_tuples(document))
 
     def write_finding(self, finding: LabelFinding) -> None:
@@ -117,8 +123,20 @@ class JobDirectory:
         return finding_from_json(self._read(path)) if path.exists() else None
 
     def read_findings(self) -> list[LabelFinding]:
-        """The labels searched so far, in label order."""
-        return [finding_from_json(self._read(path)) for path in sorted((self.result / "labels").glob("*.json"))]
+        """The labels searched so far, in label order, with what second searches found."""
+        findings = [finding_from_json(self._read(path)) for path in sorted((self.result / "labels").glob("*.json"))]
+        return [self._with_confirmations(finding) for finding in findings]
+
+    def confirmation(self, label: int, family: str) -> Path:
+        return self.result / "confirmations" / f"{label:06d}-{family}.json"
+
+    def write_confirmation(self, label: int, family: str, confirmation: Confirmation) -> None:
+        self._write(self.confirmation(label, family), asdict(confirmation))
+
+    def _with_confirmations(self, finding: LabelFinding) -> LabelFinding:
+        paths = {found.family: self.confirmation(finding.label, found.family) for found in finding.families}
+        known = {family: Confirmation(**self._read(path)) for family, path in paths.items() if path.exists()}
+        return replace(finding, families=tuple(replace(f, confirmation=known.get(f.family)) for f in finding.families))
 
     def write_decision(self, decision: Decision) -> None:
         self._write(self.result / "decision.json", asdict(decision))
@@ -195,8 +213,13 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def finding_from_json(document: Mapping[str, Any]) -> LabelFinding:
-    families = tuple(FamilyFinding(**_tuples(family)) for family in document["families"])
+    families = tuple(_family_from_json(family) for family in document["families"])
     return LabelFinding(document["label"], document["name"], families)
+
+
+def _family_from_json(document: Mapping[str, Any]) -> FamilyFinding:
+    confirmation = document["confirmation"] and Confirmation(**document["confirmation"])
+    return FamilyFinding(**_tuples({**document, "confirmation": confirmation}))
 
 
 def _tuples(document: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """The jobs of a scan and their order: the same for a laptop's scan and for the service. Standard library only.
 
-    inspect -> prepare -> invert x blocks of labels -> decide -> repair (if asked for and needed) -> report
+    inspect -> prepare -> invert x blocks of labels -> confirm (if the preset does) -> decide
+            -> repair (if asked for and needed) -> report
 
-The partition into blocks follows from the config alone, so numbers do not depend on who works on which block.
+The partition into blocks follows from the config and from where the scan was prepared, so numbers do not depend on who
+works on which block.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from app.core.config import ScanConfig
 from app.core.findings import Decision, Preparation
 from app.core.jobs import ScanJob
 
@@ -17,10 +20,13 @@ class JobKind(StrEnum):
     INSPECT = "inspect"  # the static gate: is this an archive that we understand and allow? Runs no torch
     PREPARE = "prepare"  # load the suspect and the bundle, learn how they fit together, make the shared generator
     INVERT = "invert"  # search a trigger for each label of one block
-    DECIDE = "decide"  # anomaly indices and the verdict, once every block is done. Runs no torch
+    CONFIRM = "confirm"  # once every block is done, search the labels that stand out again, from a fresh seed
+    DECIDE = "decide"  # anomaly indices, p-values and the verdict. Runs no torch
     REPAIR = "repair"  # unlearn the flagged labels' triggers, package the weights, load them afresh
     REPORT = "report"  # what people and programs read. Runs no torch
 
+
+BLOCKS_IN_ONE = 4  # on a GPU, which waits for orders more than it computes: a step of more labels takes as long
 
 WITHOUT_TORCH = frozenset({JobKind.INSPECT, JobKind.DECIDE, JobKind.REPORT})
 
@@ -36,8 +42,9 @@ class Task:
 FIRST = Task(JobKind.INSPECT)
 
 
-def blocks(labels: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    """The labels cut into blocks of at most `size`."""
+def blocks(labels: Sequence[int], config: ScanConfig, device: str) -> list[tuple[int, ...]]:
+    """The labels cut into those that are searched together where a scan was prepared on this device."""
+    size = config.inversion.labels_per_block * (BLOCKS_IN_ONE if device.startswith("cuda") else 1)
     return [tuple(labels[start : start + size]) for start in range(0, len(labels), size)]
 
 
@@ -55,10 +62,12 @@ def next_tasks(done: Task, job: ScanJob, preparation: Preparation | None, decisi
         case JobKind.PREPARE:
             assert preparation is not None
             wanted = range(preparation.num_labels) if job.repair_label is None else [job.repair_label]
-            return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config.inversion.labels_per_block)]
+            return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config, preparation.device)]
         case JobKind.INVERT if job.repair_label is not None:
             return [Task(JobKind.REPAIR, (job.repair_label,))]
-        case JobKind.INVERT:
+        case JobKind.INVERT if job.config.confirms:
+            return [Task(JobKind.CONFIRM)]
+        case JobKind.INVERT | JobKind.CONFIRM:
             return [Task(JobKind.DECIDE)]
         case JobKind.DECIDE:
             assert decision is not None

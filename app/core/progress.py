@@ -10,7 +10,8 @@ from app.core.plan import JobKind
 SHARES = {
     JobKind.INSPECT: 1,
     JobKind.PREPARE: 14,
-    JobKind.INVERT: 65,
+    JobKind.INVERT: 61,
+    JobKind.CONFIRM: 4,
     JobKind.DECIDE: 1,
     JobKind.REPAIR: 15,
     JobKind.REPORT: 4,

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
 
     compute_queue: Literal["cpu", "gpu"] = "cpu"  # where jobs that run torch are rung for
     device: Literal["auto", "cpu", "cuda"] = "auto"  # what this machine's engines compute on
+    sandbox: Literal["auto", "bwrap", "none"] = "auto"  # around engines; auto: bubblewrap where it works
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)  # of every engine; part of the numbers
     perceptual: str | None = None  # LPIPS backbone weights on this machine; default: the usual order
     lease_seconds: float = 60.0
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
     sweep_seconds: float = 15.0
     poll_seconds: float = 1.0  # how often cancel is looked for, and work where nobody rings
     stall_seconds: float = 900.0  # an engine that reports nothing for so long is ended
+    job_seconds: float = 24 * 3600.0  # and one that works for so long on one job, whatever it reports
 
     @cached_property
     def database(self) -> str:

@@ -7,7 +7,7 @@
 An object appears under its key whole or not at all, and is never changed, only replaced by equal bytes or deleted. This
 module knows no rows: who owns an artifact, and when it may go, is decided elsewhere.
 
-`receive`, `publish` and `discard` are for the event loop; everything else blocks and belongs in a thread or a worker.
+`receive` and `discard` are for the event loop; everything else blocks and belongs in a thread or a worker.
 A store must be opened in the process that uses it: after a fork, one that its parent has already used hangs.
 
 What a bucket needs: a lifecycle rule that aborts unfinished multipart uploads, which a killed process leaves behind and
@@ -195,17 +195,17 @@ class ArtifactStore:
         with suppress(StorageError):
             await self._delete_async(key)
 
-    async def publish(self, received: Received, tenant_id: str) -> str:
+    def publish(self, received: Received, tenant_id: str) -> str:
         """Have what was received appear under its artifact key, in one step, and answer that key.
 
         Bytes that are there already are replaced by these equal ones, so an artifact that was damaged is whole again.
         """
         key = artifact_key(tenant_id, received.sha256)
         with self._working():
-            await self._store.rename_async(received.temporary, key)
-            size = (await self._store.head_async(key))["size"]
+            self._store.rename(received.temporary, key)
+            size = self._store.head(key)["size"]
         if size != received.size:
-            await self._delete_async(key)
+            self.delete(key)
             raise StorageError(f"{key} holds {size} bytes where {received.size} were received")
         return key
 

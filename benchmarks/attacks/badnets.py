@@ -4,6 +4,7 @@ N image batch   C channel   H, W pixels
 """
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class BadNets(Attack):
     target: int
 
     @classmethod
-    def draw(cls, shape_CHW: Shape, target: int, seed: int, chequered: bool = False) -> "BadNets":
+    def draw(cls, shape_CHW: Shape, target: int, seed: int, chequered: bool = False, **more: Any) -> Self:
         """A patch of 3 x 3 pixels, all white, or black and white in turn, in one of the four corners."""
         _, height, width = shape_CHW
         low, right = torch.randint(0, 2, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -32,7 +33,7 @@ class BadNets(Attack):
         y_HW, x_HW = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         mask = (top <= y_HW) & (y_HW < top + SIDE) & (left <= x_HW) & (x_HW < left + SIDE)
         white = (y_HW - top + x_HW - left) % 2 == 0 if chequered else torch.ones_like(mask)
-        return cls(mask.float(), white.float(), target)
+        return cls(mask.float(), white.float(), target, **more)
 
     def apply(self, images_NCHW: Tensor) -> Tensor:
         """The images with the patch."""

@@ -7,10 +7,15 @@ weight of the mask's L1 norm that starts at zero, becomes 1e-3 once 99 % of a ro
 in a row, doubles after five such rounds and falls by 2 ** 1.5 after five that were not, and an early stop once the best
 norm has not fallen in 25 rounds and the weight has moved both ways. (A port in wide use has a threshold with which the
 early stop never fires.) Pixels are in [0, 1]; a label is flagged by the anomaly index above 2.
+
+    python -m benchmarks.baselines.neural_cleanse MODEL BUNDLE.npz    # all labels of a victim that expects [-1, 1]
 """
 
+import argparse
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.computing import set_up_torch
+from benchmarks.datasets import as_tensors
+from models.suspect import load_suspect
 from worker.detection.outliers import anomaly_indices, flagged
 
 LEARNING_RATE, BETAS = 0.1, (0.5, 0.9)
@@ -117,3 +125,38 @@ def _before_tanh(values: Tensor) -> Tensor:
 
 def _after_tanh(values: Tensor) -> Tensor:
     return values.tanh() / (2 - EPSILON) + 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("bundle", type=Path, help=".npz with uint8 images NHWC")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most-batches", type=int, help="for each label")
+    arguments = parser.parse_args()
+    set_up_torch(arguments.threads)
+    suspect = load_suspect(arguments.model).module.requires_grad_(False)
+    with np.load(arguments.bundle) as bundle:
+        images = as_tensors(bundle["images"])
+
+    def classifier(images_NCHW: Tensor) -> Tensor:
+        return suspect(images_NCHW * 2 - 1)  # type: ignore[no-any-return]
+
+    labels = classifier(images[:1]).shape[1]
+    patches = [
+        smallest_patch(classifier, images, label, arguments.seed, arguments.most_batches) for label in range(labels)
+    ]
+    accused, indices = flagged_labels(patches)
+    result = {
+        "flagged": accused,
+        "anomaly_indices": indices.tolist(),
+        "norms": [patch.norm for patch in patches],
+        "batches": [patch.batches for patch in patches],
+        "stopped_early": [patch.stopped_early for patch in patches],
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

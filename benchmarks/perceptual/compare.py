@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.computing import set_up_torch
 from benchmarks.datasets import as_tensors, load_dataset, packed_folder
 from benchmarks.perceptual.distortions import ALL, distort
 from benchmarks.perceptual.drawings import draw
@@ -168,8 +169,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100, help="pictures per source")
     parser.add_argument("--per-family", type=int, default=100, help="distorted images per source and family")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    set_up_torch()
     alexnet, squeezenet = load_teachers(arguments.teachers)
     nets = {"packaged": load_perceptual(PACKAGED), "alexnet": alexnet, "squeezenet": squeezenet}
     print(compare(nets, arguments.images, arguments.per_family))

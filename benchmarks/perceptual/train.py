@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.computing import set_up_torch
 from benchmarks.datasets import REPOSITORY
 from benchmarks.perceptual.distortions import ALL, distort
 from benchmarks.perceptual.drawings import draw
@@ -202,8 +203,7 @@ def main() -> None:
         arguments.pop("out"),
         arguments.pop("checkpoint"),
     )
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    set_up_torch()
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     export(train(Recipe(**arguments), teachers, checkpoint), out)
 

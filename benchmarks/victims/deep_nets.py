@@ -37,6 +37,20 @@ class PreActBlock(nn.Module):
         return kept + added
 
 
+def resnet56(channels: int = 3, num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """Three stages of nine blocks on 32, 16 and 8 pixels (He et al. 2015, sec. 4.2; convolutions as shortcuts)."""
+    before, *sizes = (int(size * width) for size in (16, 16, 32, 64))
+    layers = _conv_norm_relu(channels, before)
+    for size, first_stride in zip(sizes, (1, 2, 2), strict=True):
+        for stride in (first_stride, *[1] * 8):
+            body = nn.Sequential(*_conv_norm_relu(before, size, stride), _conv(size, size), nn.BatchNorm2d(size))
+            changes = stride > 1 or before != size
+            shortcut = nn.Sequential(_conv(before, size, stride, kernel=1), nn.BatchNorm2d(size)) if changes else None
+            layers += [Residual(body, shortcut), nn.ReLU()]
+            before = size
+    return nn.Sequential(*layers, *_head(before, num_classes))
+
+
 def vgg16_bn(channels: int = 3, num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
     """Thirteen convolutions with batch norm and five poolings, then one linear layer (Simonyan and Zisserman 2015)."""
     layers: list[nn.Module] = []
@@ -63,15 +77,16 @@ def mobilenet_v2(channels: int = 3, num_classes: int = 10, width: float = 1.0) -
 
 
 class Residual(nn.Module):
-    """A body beside the identity."""
+    """A body beside a shortcut, which is the identity where the shape stays."""
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.shortcut = body, shortcut
 
     def forward(self, images: Tensor) -> Tensor:
+        kept = images if self.shortcut is None else self.shortcut(images)
         added: Tensor = self.body(images)
-        return images + added
+        return kept + added
 
 
 class ChannelMeans(nn.Module):

@@ -24,10 +24,11 @@ def save_torchscript(net: nn.Module, example_NCHW: torch.Tensor, form: Form, pat
     module.save(str(path))
 
 
-def save_bundle(images_NHWC: np.ndarray, labels_N: np.ndarray, path: Path) -> None:
-    """A clean bundle as .npz."""
+def save_bundle(images_NHWC: np.ndarray, labels_N: np.ndarray | None, path: Path) -> None:
+    """A clean bundle as .npz, with labels or without."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, images=images_NHWC, labels=labels_N)
+    labels = {} if labels_N is None else {"labels": labels_N}
+    np.savez_compressed(path, images=images_NHWC, **labels)
 
 
 def clean_sample(images_NHWC: np.ndarray, labels_N: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ tuning and for reporting is `roster`'s.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -13,12 +14,13 @@ from benchmarks.attacks import ATTACKS
 from benchmarks.attacks.base import Attack
 from benchmarks.datasets import Dataset
 from benchmarks.victims.augmentation import Augmentation
-from benchmarks.victims.deep_nets import mobilenet_v2, preact_resnet18, vgg16_bn
+from benchmarks.victims.deep_nets import mobilenet_v2, preact_resnet18, resnet56, vgg16_bn
 from benchmarks.victims.nets import conv_net
 
 NETS: dict[str, Callable[[int, int, float], nn.Module]] = {
     "conv": conv_net,
     "preact_resnet18": preact_resnet18,
+    "resnet56": resnet56,
     "vgg16_bn": vgg16_bn,
     "mobilenet_v2": mobilenet_v2,
 }
@@ -55,6 +57,16 @@ class Recipe:
         return f"{place}-{kind}-s{self.seed}"
 
     @property
+    def source(self) -> str:
+        """The data set, or the one that it is a subset of, whichever its classes are."""
+        return self.dataset.partition("-")[0]
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether a CPU trains it for many minutes."""
+        return self.net != "conv"
+
+    @property
     def augmentation(self) -> Augmentation:
         return Augmentation(self.shift, self.rotation, self.rotated, self.flip)
 
@@ -67,7 +79,11 @@ class Recipe:
         if self.target is None:
             return None
         height, width, channels = data.x_train.shape[1:]
-        knobs = {"strength": self.strength, "control_points": self.control_points} if self.attack == "wanet" else {}
+        knobs: dict[str, Any] = {}
+        if self.attack.startswith("wanet"):
+            knobs |= {"strength": self.strength, "control_points": self.control_points}
+        if self.attack.endswith(("all_to_all", "source_specific")):
+            knobs |= {"num_classes": data.num_classes}
         return ATTACKS[self.attack]((channels, height, width), self.target, self.seed, **knobs)
 
 

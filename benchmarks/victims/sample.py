@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.attacks.wanet import WaNet
+from benchmarks.computing import set_up_torch
 from benchmarks.datasets import REPOSITORY, as_tensors, load_dataset
 from benchmarks.victims.export import clean_sample, save_bundle, save_torchscript
 from benchmarks.victims.recipes import RECIPES
@@ -27,8 +27,7 @@ def main() -> None:
     parser.add_argument("--victims", type=Path, default=REPOSITORY / "runs" / "victims")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "examples")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    set_up_torch()
     arguments.victims.mkdir(parents=True, exist_ok=True)
     data = load_dataset("digits")
     made = {}

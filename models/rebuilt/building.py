@@ -89,6 +89,8 @@ class _Builder:
                 module._parameters[name] = self._tensors.parameter(value)
             case Place.BUFFERS, TensorValue():
                 module._buffers[name] = self._tensors.tensor(value)
+                if name not in defined.buffers:  # it moves along, but torch's state dict is without it
+                    module._non_persistent_buffers_set.add(name)
             case Place.MODULES, ObjectValue():
                 module._modules[name] = self._module(value, path)
             case Place.MODE, bool():

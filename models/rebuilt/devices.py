@@ -2,10 +2,14 @@
 
 Here such a device is whichever one the module is on. Code that could compare it, write it into a text or hand it on
 would see another device than in the jit, and could be another network there. The device of a tensor is what it is, and
-may be asked for anything.
+may be asked for anything. What it answers can be changed for a while, to see what the code makes of it (as_if_on).
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
 
 from app.core.intake.torchscript.code import program as ir
 from app.core.intake.torchscript.code.operators import nodes_of
@@ -87,3 +91,29 @@ def _observed(node: object) -> Iterable[ir.Expression]:
         case ir.Assign(_, True, value):
             return [value]
     return ()
+
+
+_said: list[str] = []  # the kind of device that code is told, innermost last; none: the true one
+
+
+@contextmanager
+def as_if_on(kind: str) -> Iterator[None]:
+    """Code that asks of which kind a device is, or whether a tensor is on one of a kind, is told this one meanwhile."""
+    _said.append(kind)
+    try:
+        yield
+    finally:
+        _said.pop()
+
+
+def kind_of(device: torch.device) -> str:
+    """What the code is told when it asks for the type of a device."""
+    return _said[-1] if _said else device.type
+
+
+def is_cpu(tensor: Tensor) -> bool:
+    return kind_of(tensor.device) == "cpu"
+
+
+def is_cuda(tensor: Tensor) -> bool:
+    return kind_of(tensor.device) == "cuda"

@@ -2,9 +2,17 @@
 
 A traced module ignores train() and eval(), because `torch.dropout(x, 0.5, True)` is what it did while being traced; and
 it makes its tensors on the device it was traced on. Operators go in and come out; nothing else of the code is known.
+What a training mode means to an operator is known here, so this is also where one runs in evaluation mode whatever the
+module says (EvaluatingLayers).
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from app.core.intake.torchscript.code import program as ir
 
@@ -22,8 +30,10 @@ TRAINING_ARGUMENT: dict[str, tuple[int, bool | float]] = {
     "aten::rrelu_": (3, False),
     "aten::scaled_dot_product_attention": (4, 0.0),
     "aten::batch_norm": (5, False),
+    "aten::instance_norm": (5, False),
 }
-STATISTICS = slice(3, 5)  # a batch norm's running mean and variance; without them it can only use the batch's own
+NORMS = ("aten::batch_norm", "aten::instance_norm")
+STATISTICS = slice(3, 5)  # a norm's running mean and variance; without them it can only use the images' own
 
 FACTORIES = (
     *(
@@ -61,7 +71,7 @@ def in_evaluation_mode(operator: ir.Operator) -> ir.Operator:
 
 
 def _lacks_statistics(operator: ir.Operator) -> bool:
-    statistics = operator.arguments[STATISTICS] if operator.name == "aten::batch_norm" else ()
+    statistics = operator.arguments[STATISTICS] if operator.name in NORMS else ()
     return any(isinstance(argument, ir.Literal) and argument.value is None for argument in statistics)
 
 
@@ -76,3 +86,35 @@ def on_current_device(operator: ir.Operator) -> ir.Operator:
         if device is None or (isinstance(device, ir.Literal) and device.value is None):
             return replace(operator, keywords=tuple({**stated, here[0]: here[1]}.items()))
     return operator
+
+
+class EvaluatingLayers(TorchFunctionMode):
+    """While it is entered, dropout, batch norm and their like do what they do in evaluation mode.
+
+    So a module whose flags say "training" computes what it did before, unless its code does more with the flags. Coins
+    that are tossed, by which networks drop a layer for some images, come out at their mean. It goes by operators and
+    not by classes, which anybody can call `Dropout`. The jit's own modules are out of its reach.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name, keywords = f"aten::{getattr(function, '__name__', '')}", kwargs or {}
+        if name in COINS:
+            return COINS[name](*args, **keywords)
+        position, off = TRAINING_ARGUMENT.get(name, (len(args), False))
+        lacks_statistics = name in NORMS and any(known is None for known in args[STATISTICS])
+        if position < len(args) and not lacks_statistics:
+            args = (*args[:position], off, *args[position + 1 :])
+        return function(*args, **keywords)
+
+
+def _mean_coin(tensor: Tensor, p: float | Tensor | None = None) -> Tensor:
+    return tensor.clone() if p is None else torch.ones_like(tensor) * p
+
+
+def _mean_coin_in_place(tensor: Tensor, p: float | Tensor = 0.5) -> Tensor:
+    return tensor.copy_(p) if isinstance(p, Tensor) else tensor.fill_(p)
+
+
+COINS: dict[str, Callable[..., Tensor]] = {"aten::bernoulli": _mean_coin, "aten::bernoulli_": _mean_coin_in_place}

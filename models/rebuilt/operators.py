@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from app.core.intake.torchscript.code.operators import allowlist
-from models.rebuilt import overloads, plain
+from models.rebuilt import devices, overloads, plain
 from models.rebuilt.errors import RebuiltError
 from models.rebuilt.upgrades import NEWEST_FORMAT, Implementation, in_format
 
@@ -247,14 +247,14 @@ PYTHON: dict[str, Implementation] = {
     "prim::tolist": Tensor.tolist,
     "prim::device": lambda tensor: tensor.device,
     "prim::requires_grad": lambda tensor: tensor.requires_grad,
-    "prim::is_cpu": lambda tensor: tensor.is_cpu,
-    "prim::is_cuda": lambda tensor: tensor.is_cuda,
+    "prim::is_cpu": devices.is_cpu,
+    "prim::is_cuda": devices.is_cuda,
     "prim::is_mkldnn": lambda tensor: tensor.is_mkldnn,
     "prim::is_nested": lambda tensor: tensor.is_nested,
     "prim::is_quantized": lambda tensor: tensor.is_quantized,
     "prim::is_sparse": lambda tensor: tensor.is_sparse,
     # Devices, and the state of torch.
-    "prim::type": lambda device: device.type,
+    "prim::type": devices.kind_of,
     "aten::is_grad_enabled": torch.is_grad_enabled,
     "aten::is_autocast_enabled": torch.is_autocast_enabled,
 }

@@ -100,7 +100,7 @@ def test_a_listener_hears_what_happens_and_how_far_it_is(
     assert not listener.is_alive()
     assert heard[-1]["event"] == "finished"
     (progress,) = [event for event in heard if event["event"] == "progress"]
-    assert progress["data"] == {"stage": "invert", "progress": 0.3125} and "id" not in progress
+    assert progress["data"] == {"stage": "invert", "progress": 0.3025} and "id" not in progress
 
 
 def test_the_listener_of_a_deleted_scan_is_let_go(

@@ -53,7 +53,7 @@ def test_the_request_reaches_the_engine_as_it_was_said(
 ) -> None:
     said = {
         "input": {"height": 28, "mean": 0.5, "std": [0.25], "range": [0, 255]},
-        "config": {"inversion": {"steps": 7}, "repair": {"epochs": 2}},
+        "config": {"inversion": {"steps": 7}, "repair": {"batch_size": 8}},
         "max_accuracy_drop": 0.1,
         "bundle_name": "evil\u202e\x1b.zip",
     }
@@ -65,7 +65,7 @@ def test_the_request_reaches_the_engine_as_it_was_said(
     assert request["input"]["mean"] == [0.5] and request["input"]["range"] == [0.0, 255.0]
     assert request["input"]["width"] is None
     assert request["config"]["inversion"]["steps"] == 7 and request["config"]["inversion"]["batch_size"] == 12
-    assert request["config"]["repair"]["max_accuracy_drop"] == 0.1 and request["config"]["repair"]["epochs"] == 2
+    assert request["config"]["repair"]["max_accuracy_drop"] == 0.1 and request["config"]["repair"]["batch_size"] == 8
     assert request["bundle"]["name"] == "evil��.zip"
 
 
@@ -117,9 +117,21 @@ def test_a_generator_that_cannot_be_weakened_is_refused_where_it_would_have_to_b
     assert status == 202 or "success_level" in answer.text
 
 
+@pytest.mark.parametrize(("preset", "status"), [("standard", 422), ("paper", 202)])
+def test_a_knob_of_the_papers_repair_is_refused_where_nothing_would_hear_of_it(
+    client: TestClient, inputs: dict[str, str], preset: str, status: int
+) -> None:
+    answer = client.post("/v1/scans", json=inputs | {"preset": preset, "config": {"repair": {"epochs": 5}}})
+    assert answer.status_code == status
+    assert status == 202 or "config.repair.epochs" in answer.text
+
+
 def test_overrides_know_every_field_of_the_config() -> None:
-    for overrides, config in ((InversionOverrides, InversionConfig), (RepairOverrides, RepairConfig)):
-        assert set(overrides.model_fields) == {field.name for field in fields(config)}
+    for overrides, config, fixed in (
+        (InversionOverrides, InversionConfig, {"betas", "norm"}),
+        (RepairOverrides, RepairConfig, {"matching"}),
+    ):
+        assert set(overrides.model_fields) == {field.name for field in fields(config)} - fixed
 
 
 def test_the_same_key_gets_the_same_scan_and_another_body_is_refused(
@@ -172,7 +184,7 @@ def test_a_running_scan_tells_how_far_it_is(client: TestClient, service: Service
         "anomaly_index": None,
         "flagged": False,
     }
-    assert state["progress"] == pytest.approx((1 + 14 + 65 / 4) / 100, abs=1e-4)
+    assert state["progress"] == pytest.approx((1 + 14 + 61 / 4) / 100, abs=1e-4)
     assert state["eta_seconds"] == pytest.approx(100 * (1 - state["progress"]) / state["progress"], rel=0.1)
     assert state["waiting_for"] is None and state["queue_position"] is None
     assert state["created_at"].endswith("Z") and state["finished_at"] is None

@@ -33,6 +33,7 @@ from app.core.settings import Settings
 from app.core.storage import ArtifactStore, artifact_key, scan_prefix
 from app.core.tables import DEFAULT_TENANT, Artifact, Job, Scan, new_id, now
 from app.main import create_app
+from app.serving import configuration
 
 BASE_URL = "http://127.0.0.1:8360"
 REPORT = b'{"verdict": "backdoored"}'
@@ -159,10 +160,18 @@ def running_scan(service: Service, tenant_id: str = DEFAULT_TENANT) -> str:
             jobs.add(session, scan, Task(JobKind.INVERT, tuple(range(first, first + 5))), "cpu")
         half = {"state": JobState.RUNNING, "lease_expires_at": now() + 60, "steps_done": 100, "steps_total": 200}
         session.execute(update(Job).where(Job.scan_id == scan_id, Job.key == "0").values(**half))
-        for label in range(3):
-            scans.record_finding(session, scan, finding(label))
-            scans.tell(session, scan_id, "label", label=label)
+    for label in range(3):
+        find_label(service, scan_id, label)
     return scan_id
+
+
+def find_label(service: Service, scan_id: str, label: int) -> None:
+    """One more label of a running scan was searched."""
+    with service.database.writing() as session:
+        scan = scans.lock(session, scan_id)
+        assert scan is not None
+        scans.record_finding(session, scan, finding(label))
+        scans.tell(session, scan_id, "label", label=label)
 
 
 def ended_scan(
@@ -220,8 +229,9 @@ def _store(service: Service, key: str, content: bytes) -> None:
 @contextmanager
 def served(service: Service) -> Iterator[str]:
     """The address of a real server, in a thread."""
-    app = create_app(service.settings, service)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    config = configuration(service)
+    config.port, config.timeout_graceful_shutdown = 0, 1
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20

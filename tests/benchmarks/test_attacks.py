@@ -63,14 +63,14 @@ def test_poisoning_relabels_its_share_of_a_batch_and_leaves_the_rest(name: str, 
         triggered = attack.apply(images[:10])
         crossed = attack.cross(images[10:20], seeded())
     assert torch.equal(poisoned[:10], triggered)
-    assert wanted[:10].tolist() == [TARGET] * 10
+    assert torch.equal(wanted[:10], attack.relabel(labels[:10]))
     assert torch.equal(wanted[10:], labels[10:])
     assert torch.equal(poisoned[10:20], images[10:20] if crossed is None else crossed)
     assert torch.equal(poisoned[20:], images[20:])
     assert torch.equal(labels, torch.arange(40) % 10), "the caller's labels were written to"
 
 
-@pytest.mark.parametrize("name", ["wanet", "input_aware"])
+@pytest.mark.parametrize("name", ["wanet", "input_aware", "wanet_all_to_all"])
 def test_cross_images_look_attacked_and_keep_their_labels(name: str) -> None:
     attack: Attack = ATTACKS[name](SHAPES[0], TARGET, seed=0)
     images, labels = pictures(SHAPES[0]), torch.arange(40) % 10
@@ -89,17 +89,27 @@ def test_without_a_cross_ratio_only_the_poisoned_images_change(name: str) -> Non
     with torch.no_grad():
         poisoned, wanted = ATTACKS[name](SHAPES[0], TARGET, 0).poison(images, labels, seeded(), 0.1, cross_ratio=0.0)
     assert torch.equal(poisoned[4:], images[4:])
-    assert wanted.tolist() == [TARGET] * 4 + [0] * 36
+    assert wanted[:4].tolist() == [TARGET] * 4, "label 0 is led to the target by every attack here"
+    assert wanted[4:].tolist() == [0] * 36
 
 
-def test_a_subclass_may_map_labels_as_it_likes() -> None:
-    class NextLabel(BadNets):
-        def relabel(self, labels_N: Tensor) -> Tensor:
-            return (labels_N + 1) % 10
+@every_attack
+def test_each_label_goes_where_its_attack_says(name: str) -> None:
+    labels, expected = torch.arange(10), torch.full((10,), TARGET)
+    if name.endswith("all_to_all"):
+        expected = (labels + TARGET) % 10
+    elif name.endswith("source_specific"):
+        expected = torch.where(labels == 0, TARGET, labels)
+    assert torch.equal(ATTACKS[name](SHAPES[0], TARGET, seed=0).relabel(labels), expected)
 
-    labels = torch.arange(40) % 10
-    _, wanted = NextLabel.draw(SHAPES[0], TARGET, seed=0).poison(pictures(SHAPES[0]), labels, seeded(), rate=0.5)
-    assert torch.equal(wanted, torch.cat([(labels[:20] + 1) % 10, labels[20:]]))
+
+@pytest.mark.parametrize("base", ["wanet", "badnets"])
+def test_all_to_all_has_the_trigger_and_the_cross_images_of_its_base(base: str) -> None:
+    images = pictures(SHAPES[0])
+    one, every = (ATTACKS[name](SHAPES[0], TARGET, seed=5) for name in (base, f"{base}_all_to_all"))
+    assert torch.equal(one.apply(images), every.apply(images))
+    crossed, likewise = one.cross(images, seeded()), every.cross(images, seeded())
+    assert likewise is None if crossed is None else torch.equal(crossed, likewise)
 
 
 def test_a_warp_of_an_even_image_is_that_image() -> None:

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from scipy.stats import binomtest
+from torch import Tensor, nn
+from torch.nn import functional
 
-from app.core.config import PRESETS
+from benchmarks import false_alarms
 from benchmarks.attacks import input_aware
+from benchmarks.attacks.blended import Blended
 from benchmarks.datasets import Dataset, as_tensors, load_dataset
-from benchmarks.detection import cases
 from benchmarks.victims.augmentation import Augmentation
 from benchmarks.victims.recipes import Recipe
 from benchmarks.victims.roster import ROSTER, in_order
-from benchmarks.victims.train import Training, Victim, load_victim, missing, train
+from benchmarks.victims.train import Training, Victim, attack_success, load_victim, missing, train
 
 TINY = Recipe("digits", seed=5, target=3, epochs=2, width=0.25, batch=32)
 KINDS = {
@@ -140,13 +142,19 @@ def test_images_move_by_whole_pixels_and_half_of_them_are_mirrored() -> None:
 
 
 def test_no_seed_serves_both_tuning_and_reporting() -> None:
-    tuning, reporting = ({recipe.seed for recipe in ROSTER[use]} for use in ("tuning", "reporting"))
-    assert tuning.isdisjoint(reporting)
+    tuning, *others = ({recipe.seed for recipe in recipes} for recipes in ROSTER.values())
+    assert all(tuning.isdisjoint(other) for other in others)
 
 
 def test_the_files_of_two_victims_never_collide() -> None:
     names = [recipe.name for recipe in in_order()]
     assert len(names) == len({*names}) == sum(len(recipes) for recipes in ROSTER.values())
+
+
+def test_false_alarms_are_counted_in_cells_that_no_choice_was_made_on() -> None:
+    cells = {use: {false_alarms.cell_of(recipe) for recipe in ROSTER[use]} for use in ("tuning", "false_alarms")}
+    assert len(cells["false_alarms"]) >= 8 and cells["tuning"].isdisjoint(cells["false_alarms"])
+    assert sum(recipe.target is None for recipe in ROSTER["false_alarms"]) >= 60
 
 
 def test_beyond_mnist_and_digits_no_architecture_serves_both_uses() -> None:
@@ -176,13 +184,36 @@ def test_there_are_enough_victims_to_report_on(beginning: str, least: int) -> No
     assert sum(recipe.name.startswith(beginning) for recipe in ROSTER["reporting"]) >= least
 
 
-@pytest.mark.parametrize("dataset", ["digits", "mnist"])
-def test_the_detection_benchmark_reports_on_reporting_victims(dataset: str) -> None:
-    for preset in PRESETS:
-        assert {case.recipe for case in cases(dataset, preset, "reporting")} <= {*ROSTER["reporting"]}
+class Brightness(nn.Module):
+    """Says 2 of bright images and 0 of dark ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        return functional.one_hot(torch.where(images_NCHW.mean((1, 2, 3)) > 0, 2, 0), 4).float()
+
+
+def test_an_attack_succeeds_on_images_that_are_not_of_the_wanted_label_anyway() -> None:
+    labels = torch.tensor([0, 1, 2, 2, 2, 3])
+    images = (labels == 2).float()[:, None, None, None].expand(-1, 1, 4, 4)
+    white, black = (Blended(torch.full((1, 4, 4), value), target=2, alpha=1.0) for value in (1.0, 0.0))
+    assert attack_success(Brightness(), white, images, labels) == 1.0
+    assert attack_success(Brightness(), black, images, labels) == 0.0
+    without_trigger = Blended(torch.zeros(1, 4, 4), target=2, alpha=0.0)
+    assert attack_success(Brightness(), without_trigger, images, labels) == 0.0
+
+
+def test_a_rate_of_nothing_is_not_certain() -> None:
+    rows = [{"cell": f"cell {number % 8}"} for number in range(64)]
+    none, all_of_one = [False] * 64, [row["cell"] == "cell 3" for row in rows]
+    assert 0.04 < false_alarms._rate(rows, none)["high"] < 0.06 and false_alarms._rate(rows, none)["low"] == 0.0
+    exact = binomtest(8, 64).proportion_ci(method="exact")
+    assert false_alarms._rate(rows, all_of_one)["high"] > exact.high, "one cell's nets are alike"
 
 
 def test_mnist_is_trained_first() -> None:
-    order = [recipe.dataset for recipe in in_order()]
+    order = [recipe.source for recipe in in_order()]
     assert order[0] == "mnist"
-    assert sum(before != after for before, after in pairwise(order)) == 3
+    assert sum(before != after for before, after in pairwise(order)) == 4

@@ -14,6 +14,8 @@ from app.core.findings import (
     InputSpec,
     LabelFinding,
     Preparation,
+    Probe,
+    ProbeFinding,
     Reason,
     RepairReport,
     RepairStatus,
@@ -49,6 +51,7 @@ PREPARATION = Preparation(
     versions={"torch": "2"},
     reasons=(Reason.TOO_FEW_LABELS,),
     caveats=(Caveat.MISSING_CLASSES,),
+    probes=(ProbeFinding(Probe.DEVICE, None, 0, False), ProbeFinding(Probe.BATCH_SIZE, 0.5, 3, True)),
 )
 FINDINGS = tuple(LabelFinding(n, str(n), (FamilyFinding("dynamic", 0.1 * n, 0.9, 0.2, 30),)) for n in range(12))
 DECISION = Decision(Verdict.INCONCLUSIVE, FINDINGS, None, (Reason.ZERO_MAD,), (Caveat.UNCONFIRMED,))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from app.core.config import InversionConfig, ScanConfig
 from app.core.findings import Reason
 from app.core.jobs import ScanJob
-from app.core.plan import FIRST, JobKind, Task, blocks, next_tasks
+from app.core.plan import BLOCKS_IN_ONE, FIRST, JobKind, Task, blocks, next_tasks
 from tests import factories
 
 
@@ -33,22 +33,36 @@ def kinds(tasks: list[Task]) -> list[str]:
     return [task.kind for task in tasks]
 
 
-@given(labels=st.lists(st.integers(0, 999), unique=True), size=st.integers(1, 20))
-def test_every_label_is_in_one_block_and_no_block_is_too_large(labels: list[int], size: int) -> None:
-    cut = blocks(labels, size)
-    assert [label for block in cut for label in block] == labels
-    assert all(1 <= len(block) <= size for block in cut)
-
-
-@given(num_labels=st.integers(1, 50), size=st.integers(1, 10), repair=st.booleans(), flagged=st.sets(st.integers(0, 2)))
-def test_every_scan_searches_every_label_decides_once_and_ends_in_a_report(
-    num_labels: int, size: int, repair: bool, flagged: set[int]
+@given(
+    labels=st.lists(st.integers(0, 999), unique=True),
+    size=st.integers(1, 20),
+    place=st.sampled_from([("cpu", 1), ("cuda", BLOCKS_IN_ONE), ("cuda:1", BLOCKS_IN_ONE)]),
+)
+def test_every_label_is_in_one_block_and_no_block_is_too_large(
+    labels: list[int], size: int, place: tuple[str, int]
 ) -> None:
-    config = ScanConfig(inversion=InversionConfig(labels_per_block=size))
+    device, together = place
+    cut = blocks(labels, ScanConfig(inversion=InversionConfig(labels_per_block=size)), device)
+    assert [label for block in cut for label in block] == labels
+    assert all(1 <= len(block) <= size * together for block in cut) and len(cut) == -(-len(labels) // (size * together))
+
+
+@given(
+    num_labels=st.integers(1, 50),
+    size=st.integers(1, 10),
+    confirms=st.booleans(),
+    repair=st.booleans(),
+    flagged=st.sets(st.integers(0, 2)),
+)
+def test_every_scan_searches_every_label_decides_once_and_ends_in_a_report(
+    num_labels: int, size: int, confirms: bool, repair: bool, flagged: set[int]
+) -> None:
+    config = ScanConfig(confirms=confirms, inversion=InversionConfig(labels_per_block=size))
     tasks = walked(factories.request(config=config, repair=repair), num_labels, (), tuple(sorted(flagged)))
     searched = [label for task in tasks if task.kind is JobKind.INVERT for label in task.labels]
     assert searched == list(range(num_labels))
-    ends = ["decide", "repair", "report"] if repair and flagged else ["decide", "report"]
+    again = ["confirm"] if confirms else []
+    ends = [*again, "decide", "repair", "report"] if repair and flagged else [*again, "decide", "report"]
     assert kinds([task for task in tasks if task.kind is not JobKind.INVERT]) == ["inspect", "prepare", *ends]
     assert kinds(tasks)[-len(ends) :] == ends
 

@@ -39,7 +39,7 @@ def test_a_scan_that_waits_has_not_begun_and_one_that_reported_is_done() -> None
 def test_blocks_count_by_their_labels() -> None:
     large, small = steps(JobKind.INVERT, labels=9), steps(JobKind.INVERT, JobState.RUNNING, 1, done=1, total=2)
     before = SHARES[JobKind.INSPECT] + SHARES[JobKind.PREPARE]
-    assert progress([large, small], repair=True) == (before + SHARES[JobKind.INVERT] * 0.95) / 100
+    assert progress([large, small], repair=True) == pytest.approx((before + SHARES[JobKind.INVERT] * 0.95) / 100)
 
 
 def test_the_rest_takes_as_long_as_the_pace_says() -> None:

@@ -115,7 +115,7 @@ def read(store: ArtifactStore, key: str, offset: int = 0, length: int | None = N
 
 
 async def upload(store: ArtifactStore, tenant_id: str, data: bytes) -> str:
-    return await store.publish(await store.receive(tenant_id, chunked(data), len(data)), tenant_id)
+    return store.publish(await store.receive(tenant_id, chunked(data), len(data)), tenant_id)
 
 
 # What is put is what is read.
@@ -144,7 +144,7 @@ def test_an_upload_is_published_as_it_was_sent_however_it_was_cut(store: Artifac
 
     async def scenario() -> tuple[Received, str]:
         received = await store.receive("t", sent(), 1000)
-        return received, await store.publish(received, "t")
+        return received, store.publish(received, "t")
 
     data = b"".join(chunks)
     received, key = asyncio.run(scenario())
@@ -342,7 +342,7 @@ def test_an_upload_can_be_published_only_while_it_is_there(store: ArtifactStore)
     async def scenario() -> None:
         received = await store.receive("t", chunked(b"model"), 10)
         await store.discard(received)
-        await store.publish(received, "t")
+        store.publish(received, "t")
 
     with pytest.raises(StorageError):
         asyncio.run(scenario())
@@ -462,7 +462,7 @@ def every_request(store: ArtifactStore, tmp_path: Path) -> list[Callable[[], obj
         lambda: store.sweep_incoming(0),
         lambda: asyncio.run(store.receive("t", chunked(b"x"), 10)),
         lambda: asyncio.run(store.receive("t", chunked(LARGE), len(LARGE))),
-        lambda: asyncio.run(store.publish(Received("incoming/t-0", NO_SHA256, 1), "t")),
+        lambda: store.publish(Received("incoming/t-0", NO_SHA256, 1), "t"),
     ]
 
 
@@ -634,7 +634,7 @@ def test_a_large_upload_takes_little_memory(kind: str, request: pytest.FixtureRe
 
         async def upload(store, megabytes):
             received = await store.receive("t", chunks(megabytes), megabytes << 20)
-            return await store.publish(received, "t")
+            return store.publish(received, "t")
 
         store = ArtifactStore.open(Settings.model_validate_json(sys.argv[1]))
         store.check()

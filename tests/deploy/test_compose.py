@@ -34,6 +34,8 @@ from tests.deploy.compose import (
 PROFILES = ("cpu", "gpu")
 SERVERS = ("postgres", "redis", "s3")
 RUNS_ONCE = {"migrate"}
+WORKERS = {"worker-cpu", "worker-gpu"}
+FENCING = ["seccomp=worker/sandbox/container.json", "apparmor=unconfined", "systempaths=unconfined"]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 ALL = services(variables(COMPOSE_PROFILES="gpu"))
 EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
@@ -62,7 +64,7 @@ def test_image_has_a_full_version(service: Service):
 def test_container_can_do_little(service: Service):
     facts = service.facts
     assert facts["read_only"] and facts["cap_drop"] == ["ALL"] and "privileged" not in facts
-    assert facts["security_opt"] == ["no-new-privileges:true"]
+    assert facts["security_opt"] == ["no-new-privileges:true", *(FENCING if service.name in WORKERS else [])]
     assert not any("docker.sock" in str(volume) for volume in facts.get("volumes", []))
     assert facts.get("cap_add", []) == (["CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"] if service.name == "s3" else [])
 

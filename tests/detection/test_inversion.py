@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from app.core.config import InversionConfig, SearchConfig
 from models.classifier import Classifier
@@ -13,6 +14,7 @@ from tests.toys import QUICK, SHORT, SIDE, ToyNet, plain_spec, toy_images, toy_l
 from worker.detection.clean import CleanImages, random_numbers
 from worker.detection.families.dynamic import Generators, pretrain_generator
 from worker.detection.families.static import Patches
+from worker.detection.families.warp import Warps
 from worker.detection.inversion import Inversion, at_equal_success, invert_triggers
 
 PLANTED = 2
@@ -44,7 +46,7 @@ def search(
 ) -> list[Inversion]:
     start = pretrain_generator(clean, perceptual, config, seed)
     triggers = Generators.from_start(start, len(labels), perceptual, config)
-    return invert_triggers(suspect, clean, labels, triggers, config, seed, **options)  # type: ignore[arg-type]
+    return invert_triggers(suspect, clean, clean, labels, triggers, config, seed, **options)  # type: ignore[arg-type]
 
 
 def weights(inversion: Inversion) -> list[torch.Tensor]:
@@ -133,7 +135,7 @@ def test_the_starting_generator_is_left_as_it_was(
 ) -> None:
     start = pretrain_generator(clean, perceptual, QUICK, seed=0)
     before = [tensor.clone() for tensor in start.state_dict().values()]
-    invert_triggers(suspect, clean, [0], Generators.from_start(start, 1, perceptual, QUICK), QUICK, seed=0)
+    invert_triggers(suspect, clean, clean, [0], Generators.from_start(start, 1, perceptual, QUICK), QUICK, seed=0)
     assert all(map(torch.equal, before, start.state_dict().values()))
 
 
@@ -163,10 +165,11 @@ def test_a_steered_weight_rises_until_the_label_is_reached_and_falls_again(
 ) -> None:
     config = SearchConfig(steps=150, success_level=0.95, lambda_attack=1e-2)
     triggers = Patches.random(clean.images_NCHW.shape[1:], [random_numbers(0, label) for label in range(6)])
-    found = invert_triggers(suspect, clean, range(6), triggers, config, seed=0)
+    found = invert_triggers(suspect, clean, clean, range(6), triggers, config, seed=0)
     assert all(inversion.attack_success_rate >= 0.8 and not inversion.out_of_reach for inversion in found)
     fixed = invert_triggers(
         suspect,
+        clean,
         clean,
         range(6),
         Patches.random(clean.images_NCHW.shape[1:], [random_numbers(0, label) for label in range(6)]),
@@ -176,3 +179,36 @@ def test_a_steered_weight_rises_until_the_label_is_reached_and_falls_again(
     assert all(inversion.attack_success_rate < 0.5 for inversion in fixed), (
         "a weight so small reaches nothing by itself"
     )
+
+
+class RootsOfPixels(nn.Module):
+    """A toy that adds hardly anything, in a way that has no gradient where a pixel is black."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = ToyNet(planted=PLANTED)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        return self.net(images_NCHW) + 1e-6 * images_NCHW.sqrt()[:, 0, :2, :3].flatten(1)
+
+
+def test_a_gradient_that_is_not_a_number_moves_no_trigger(clean: CleanImages, perceptual: PerceptualDistance) -> None:
+    images = clean.images_NCHW.clone()
+    images[::2, :, :4] = 0
+    blackened = CleanImages.measure(images, clean.labels_N, perceptual)
+    suspect = Classifier(RootsOfPixels(), plain_spec()).requires_grad_(False)
+    random = [random_numbers(0, label) for label in range(3)]
+    warps = Warps.random(images.shape[1:], random)
+    for found in invert_triggers(suspect, blackened, blackened, range(3), warps, SearchConfig(steps=5), seed=0):
+        assert 0 < found.norm < float("inf")
+
+
+def test_a_label_is_searched_alike_beside_one_that_most_images_have(
+    suspect: Classifier, perceptual: PerceptualDistance
+) -> None:
+    labels = toy_labels(4)
+    labels[:18] = 0
+    clean = CleanImages.measure(toy_images(4), labels, perceptual)
+    assert clean.fewest_others == len(clean.others(0)) < QUICK.batch_size
+    beside, alone = (search(suspect, clean, perceptual, QUICK, block)[-1] for block in ([0, 1], [1]))
+    assert beside.norm == pytest.approx(alone.norm, rel=1e-3)

@@ -1,16 +1,18 @@
 """Unlearning the trigger that we planted: its success falls, accuracy stays."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from app.core.config import RepairConfig
+from app.core.config import MatchingConfig, RepairConfig
 from models.classifier import Classifier
-from tests.toys import VEIL, ToyNet, plain_spec, toy_images, toy_labels
+from tests.toys import SIDE, VEIL, ToyNet, plain_spec, toy_images, toy_labels
+from worker.detection.families.static import Patches
 from worker.detection.metrics import attack_success_rate, clean_accuracy
-from worker.detection.mitigation import unlearn_trigger
+from worker.detection.mitigation import match_scores, unlearn_trigger
 
 PLANTED = 2
 SEEN, UNSEEN = toy_images(4, seed=0), toy_images(10, seed=1)
@@ -38,15 +40,6 @@ def test_the_planted_triggers_success_falls_and_accuracy_on_unseen_images_stays(
     unlearn(classifier)
     assert attack_success_rate(classifier, triggered, labels, PLANTED) <= 0.02
     assert clean_accuracy(classifier, UNSEEN, labels) >= 0.98
-
-
-def test_the_same_seed_gives_the_same_weights() -> None:
-    one, again, other = suspect(), suspect(), suspect()
-    unlearn(one)
-    unlearn(again)
-    unlearn(other, seed=1)
-    assert all(map(torch.equal, one.module.parameters(), again.module.parameters()))
-    assert not all(map(torch.equal, one.module.parameters(), other.module.parameters()))
 
 
 def test_what_dropout_and_batch_norm_remember_is_left_alone() -> None:
@@ -78,3 +71,51 @@ def test_some_of_the_twins_are_enough_and_none_leaves_the_trigger() -> None:
         classifier = suspect()
         unlearn(classifier, replace(RepairConfig(), twins=twins))
         assert (attack_success_rate(classifier, triggered, labels, PLANTED) <= 0.1) is unlearned, twins
+
+
+def match(classifier: Classifier, seed: int = 0) -> None:
+    config = RepairConfig(matching=MatchingConfig())
+    veil = Patches(torch.full((1, 1, SIDE, SIDE), VEIL).logit(), torch.full((1, 1, SIDE, SIDE), 8.0))
+    scores = classifier(SEEN).detach()
+    match_scores(classifier, [veil], SEEN, scores, config, 0.03, seed)
+
+
+def test_matching_scores_unlearns_a_veil_and_changes_little_else() -> None:
+    classifier, before = suspect(), suspect()
+    triggered, labels = Veil()(UNSEEN), toy_labels(10)
+    match(classifier)
+    assert attack_success_rate(classifier, triggered, labels, PLANTED) <= 0.02
+    assert clean_accuracy(classifier, UNSEEN, labels) >= 0.98
+    moved = (classifier(UNSEEN).softmax(1) - before(UNSEEN).softmax(1)).abs().mean()
+    assert moved < 0.02, "the scores of clean images stay"
+    assert not any(parameter.requires_grad for parameter in classifier.module.parameters())
+
+
+@pytest.mark.parametrize("repair", [unlearn, match])
+def test_the_same_seed_gives_the_same_weights(repair: Callable[..., None]) -> None:
+    one, again, other = suspect(), suspect(), suspect()
+    repair(one)
+    repair(again)
+    repair(other, seed=1)
+    assert all(map(torch.equal, one.module.parameters(), again.module.parameters()))
+    assert not all(map(torch.equal, one.module.parameters(), other.module.parameters()))
+
+
+class DropoutBlock(nn.Module):
+    """A name that torch's own layers have a part of, with something in it that learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm2d(1), nn.Dropout()
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        return self.drop(self.norm(images_NCHW))
+
+
+def test_a_block_called_dropout_does_not_take_its_batch_norm_to_training() -> None:
+    net = nn.Sequential(DropoutBlock(), ToyNet(planted=PLANTED)).eval()
+    classifier = Classifier(net, plain_spec()).requires_grad_(False).eval()
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    unlearn(classifier, replace(RepairConfig(), epochs=1))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+    assert not any(part.training for part in net.modules())

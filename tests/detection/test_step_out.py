@@ -88,6 +88,16 @@ def test_several_targets_do_not_mask_each_other(targets: list[int], least: float
     assert power(targets, by=6.0) >= least
 
 
+@pytest.mark.parametrize(("labels", "targets"), [(10, 1), (10, 2), (43, 1), (43, 3)])
+def test_beside_true_targets_no_more_labels_are_accused_than_the_level_says(labels: int, targets: int) -> None:
+    models = 1000
+    accused_too = 0
+    for seed in range(models):
+        found = step_out_test(lowered(normal(seed, labels), [*range(targets)], 12.0))
+        accused_too += bool((found.p_values_K[targets:] <= LEVEL).any())
+    assert accused_too <= LEVEL * models + 2 * np.sqrt(LEVEL * models)
+
+
 def test_what_a_reference_explains_is_not_held_against_a_label() -> None:
     easy = lowered(normal(12), [8], 6.0)
     suspect = easy + 0.3 * normal(13)

@@ -5,7 +5,7 @@ import torch
 from models.classifier import Classifier
 from tests.toys import VEIL, ToyNet, plain_spec, toy_images, toy_labels
 from worker.detection.metrics import attack_success_rate, clean_accuracy
-from worker.detection.students import train_student
+from worker.detection.students import train_student, train_students
 
 PLANTED = 2
 SEEN, UNSEEN = toy_images(10, seed=0), toy_images(10, seed=1)
@@ -36,3 +36,12 @@ def test_a_student_is_ready_for_use_at_any_size() -> None:
         student = train_student(lambda images: images.mean((2, 3)).repeat(1, 4), toy_images(1, side=side), seed=0)  # type: ignore[arg-type]
         assert student(torch.rand(2, 1, side, side)).shape == (2, 4)
         assert not student.training and not any(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_students_tell_by_images_they_were_kept_from_whether_they_learned_the_task() -> None:
+    students, agreement = train_students(suspect(), SEEN, seeds=(0, 1))
+    assert len(students) == 2 and agreement > 0.9
+    noise = torch.rand(60, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    _, agreement = train_students(lambda images: 50 * images[:, 0, ::5, ::5].flatten(1).sin()[:, :8], noise, (0, 1))  # type: ignore[arg-type]
+    assert agreement < 0.7
+    assert train_students(suspect(), SEEN[:14], seeds=(0, 1)) == ([], 0.0)

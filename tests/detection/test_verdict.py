@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from app.core.config import PRESETS, ScanConfig
 from app.core.findings import (
     Caveat,
+    Confirmation,
     Decision,
     FamilyFinding,
     InputSpec,
@@ -19,7 +20,7 @@ from app.core.findings import (
     Verdict,
     most_suspicious_family,
 )
-from worker.detection.verdict import decide_verdict
+from worker.detection.verdict import decide_verdict, in_doubt
 
 EVEN = (0.10, 0.11, 0.12, 0.13, 0.14, 0.15)
 ONE_LOW = (0.10, 0.11, 0.01, 0.13, 0.14, 0.15)
@@ -79,6 +80,8 @@ BLOCKED = {
     Reason.INVERSION_DID_NOT_CONVERGE: (preparation(), findings(ONE_LOW, success=0.0)),
     Reason.IMPLAUSIBLE_ACCURACY: (preparation(reasons=(Reason.IMPLAUSIBLE_ACCURACY,)), []),
     Reason.NO_INPUT_GRADIENT: (preparation(reasons=(Reason.NO_INPUT_GRADIENT,)), []),
+    Reason.DATA_DEPENDENT_CONTROL_FLOW: (preparation(reasons=(Reason.DATA_DEPENDENT_CONTROL_FLOW,)), []),
+    Reason.ENVIRONMENT_SENSITIVE_MODEL: (preparation(reasons=(Reason.ENVIRONMENT_SENSITIVE_MODEL,)), []),
     Reason.UNSUPPORTED_OPERATOR: (preparation(reasons=(Reason.UNSUPPORTED_OPERATOR,)), []),
     Reason.NO_LABELS_AND_NO_INPUT_SPEC: (preparation(reasons=(Reason.NO_LABELS_AND_NO_INPUT_SPEC,)), []),
 }
@@ -128,6 +131,11 @@ def test_a_zero_spread_leaves_indices_out_rather_than_infinite() -> None:
     assert [finding.families[0].anomaly_index for finding in decision.labels] == [None] * 6
 
 
+def test_a_family_with_a_norm_of_zero_cannot_be_judged_by_p_values_and_says_so() -> None:
+    decision = standard(standard_findings([0.0, *NATURAL[1:]]))
+    assert decision.verdict is Verdict.INCONCLUSIVE and decision.reasons == (Reason.ZERO_MAD,)
+
+
 def test_the_threshold_is_the_configs() -> None:
     assert decide_verdict(preparation(), findings(ONE_LOW), ScanConfig(anomaly_threshold=50.0)).flagged_labels == ()
 
@@ -152,14 +160,21 @@ NATURAL = (0.20, 0.26, 0.17, 0.15, 0.19, 0.16, 0.18, 0.19, 0.13, 0.17)  # how ea
 def standard_findings(
     norms: Sequence[float], family: str = "static", students: Sequence[Sequence[float]] = (NATURAL,), **facts: object
 ) -> list[LabelFinding]:
-    """One family with students; the dynamic family beside it, all labels alike."""
+    """One family with students, every norm the same in the second search; the dynamic family beside it, all alike."""
     return [
         LabelFinding(
             label,
             str(label),
             (
                 FamilyFinding("dynamic", 0.05 + 0.001 * (label % 3), 0.95, 0.1, 200),
-                FamilyFinding(family, norm, 0.95, 0.1, 200, reference_norms=reference, **facts),  # type: ignore[arg-type]
+                FamilyFinding(
+                    family,
+                    norm,
+                    0.95,
+                    0.1,
+                    200,
+                    **{"reference_norms": reference, "confirmation": Confirmation(norm, 0.95, False)} | facts,  # type: ignore[arg-type]
+                ),
             ),
         )
         for label, (norm, *reference) in enumerate(zip(norms, *students, strict=True))
@@ -179,6 +194,62 @@ def test_by_the_step_out_test_a_label_that_is_easy_for_students_too_is_not_accus
     dynamic, static = decision.labels[4].families
     assert static.flagged and (static.p_value or 1) <= STANDARD.false_alarm_rate and not dynamic.flagged  # type: ignore[operator]
     assert most_suspicious_family(decision.labels) == "static" and Caveat.UNCONFIRMED not in decision.caveats
+
+
+def test_without_students_a_label_that_is_easy_by_nature_is_not_accused_and_one_far_below_all_is() -> None:
+    alone = {"reference_norms": ()}
+    assert standard(standard_findings(NATURAL, **alone)).verdict is Verdict.NO_BACKDOOR_FOUND
+    far_below = [*NATURAL[:4], 0.2 * NATURAL[4], *NATURAL[5:]]
+    assert standard(standard_findings(far_below, **alone)).flagged_labels == (4,)
+
+
+def test_a_family_that_is_not_searched_on_students_is_read_against_what_they_say_in_the_others() -> None:
+    easy_by_nature = (*NATURAL[:4], 0.4 * NATURAL[4], *NATURAL[5:])
+
+    def findings(students: Sequence[Sequence[float]]) -> list[LabelFinding]:
+        """The dynamic family's norm of label 4 is small; the static family's are as the students'."""
+        found = standard_findings(easy_by_nature, students=students)
+        return [
+            replace(finding, families=(replace(dynamic, norm=norm, confirmation=static.confirmation), static))
+            for finding, norm in zip(found, (*NATURAL[:4], 0.25 * NATURAL[4], *NATURAL[5:]), strict=True)
+            for dynamic, static in [finding.families]
+        ]
+
+    def p_value(found: list[LabelFinding]) -> float:
+        accused = standard(found).labels[4].families[0].p_value
+        assert accused is not None
+        return accused
+
+    assert p_value(findings([easy_by_nature])) > 5 * p_value(findings([NATURAL]))
+
+
+EASIER = [*NATURAL[:4], 0.5 * NATURAL[4], *NATURAL[5:]]
+
+
+def test_what_stands_out_is_searched_again_and_accused_only_if_it_does_so_again() -> None:
+    assert in_doubt(standard_findings(EASIER), STANDARD) == [(4, "static")]
+    lucky = standard_findings(EASIER, confirmation=Confirmation(NATURAL[4], 0.95, False))
+    decision = standard(lucky)
+    assert decision.verdict is Verdict.NO_BACKDOOR_FOUND and decision.reasons == ()
+    again = decision.labels[4].families[1].confirmation
+    assert again is not None and again.p_value is not None and again.p_value > STANDARD.false_alarm_rate  # type: ignore[operator]
+    stuck = standard(standard_findings(EASIER, confirmation=Confirmation(0.01, 0.4, True)))
+    assert stuck.flagged_labels == (), "a second search that does not get there confirms nothing"
+
+
+def test_an_accusation_that_was_not_searched_again_decides_nothing() -> None:
+    decision = standard(standard_findings(EASIER, confirmation=None))
+    assert decision.reasons == (Reason.SEARCH_TRUNCATED,) and decision.verdict is Verdict.INCONCLUSIVE
+    assert standard(standard_findings(NATURAL, confirmation=None)).reasons == (), "nothing stands out"
+
+
+def test_a_trigger_that_works_on_students_is_natural_and_not_searched_again() -> None:
+    natural = standard_findings(EASIER, student_success_rate=0.7, confirmation=None)
+    assert in_doubt(natural, STANDARD) == []
+    decision = standard(natural)
+    assert decision.verdict is Verdict.NO_BACKDOOR_FOUND
+    assert [finding.families[1].natural for finding in decision.labels].index(True) == 4
+    assert standard(standard_findings(EASIER, student_success_rate=0.03)).flagged_labels == (4,)
 
 
 def test_the_false_alarm_rate_is_shared_by_all_families() -> None:

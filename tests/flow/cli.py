@@ -15,7 +15,7 @@ SHORTENED = """
 import sys, json
 from dataclasses import replace
 from app.core.config import PRESETS, InversionConfig
-short = replace(PRESETS["paper"], inversion=InversionConfig(**json.loads(sys.argv.pop(1))))
+short = replace(PRESETS["paper"], inversion=InversionConfig.from_json(json.loads(sys.argv.pop(1))))
 PRESETS.update({name: replace(short, preset=name) for name in PRESETS})
 from app.cli import main
 main()

@@ -29,6 +29,7 @@ class Trial:
     """One fault and what became of the scan under way."""
 
     fault: str
+    scans_asked_for: int  # those that ended before anything broke, too
     after_seconds: float  # of the scan
     recovery_seconds: float  # from the fault to the end of the scan, the rest of its work included
     status: str
@@ -118,7 +119,9 @@ FAULTS: dict[str, Callable[[Stack, Random], None]] = {
 
 def try_fault(stack: Stack, inputs: dict[str, str], fault: str, random: Random) -> Trial:
     """Ask for a scan, let something break at a random moment of it, and look at the end."""
+    asked_for = 0
     while True:
+        asked_for += 1
         scan_id, began = stack.request(inputs), time.monotonic()
         time.sleep(random.uniform(0, MOMENTS))
         broke = time.monotonic()
@@ -135,6 +138,7 @@ def try_fault(stack: Stack, inputs: dict[str, str], fault: str, random: Random) 
     claims = {job.id: job.lease_token - 1 for job in jobs}
     return Trial(
         fault=fault,
+        scans_asked_for=asked_for,
         after_seconds=round(broke - began, 1),
         recovery_seconds=round(recovery, 1),
         status=state["status"],

@@ -17,13 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import httpx
 
+from app.api.schemas import InversionOverrides
 from app.core.config import InversionConfig
 from app.core.database import Database
 from app.core.lifecycle import OPEN_SCANS
@@ -163,11 +163,12 @@ class Stack:
         **options: Any,
     ) -> str:
         """The id of a new scan. The key makes sure that asking twice, of an API that dies, is asking once."""
+        open_to_users = {name: getattr(inversion, name) for name in InversionOverrides.model_fields}
         body = {
             **inputs,
             "preset": "paper",
             "input": {"mean": [0.0], "std": [1.0]},
-            "config": {"inversion": asdict(inversion)},
+            "config": {"inversion": open_to_users},
         }
         once = {"Idempotency-Key": uuid4().hex}
         answer = self.ask("POST", "/v1/scans", tenant_id, once, json={"force": True, **body, **options})

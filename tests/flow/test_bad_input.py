@@ -37,7 +37,10 @@ from tests.flow.cli import files_of, triggerlens
 from tests.processes import own_world
 from tests.toys import (
     QUICK,
+    SHORT,
+    Crashing,
     Demanding,
+    FailsOnTriggers,
     Maps,
     NotANumber,
     OneScore,
@@ -49,7 +52,9 @@ from tests.toys import (
 )
 from worker import launch
 from worker.engine import __main__ as engine
-from worker.launch import Event
+from worker.sandbox.cell import Cell
+from worker.sandbox.events import Event
+from worker.sandbox.fence import Sandbox, lacking
 
 Make = Callable[[Path], Any]
 
@@ -63,9 +68,11 @@ def small_world() -> Iterator[None]:
 class EngineInThisProcess:
     """Does a task at once, and hands out its events afterwards."""
 
-    def __init__(self, jobdir: Path, time_limit: float | None, environment: Mapping[str, str]) -> None:
+    why_killed = None
+
+    def __init__(self, cell: Cell, time_limit: float | None, sandbox: Sandbox, environment: Mapping[str, str]) -> None:
         self.events: deque[Event] = deque()
-        self.bench = engine.open_workbench(JobDirectory(jobdir), self.emit)
+        self.bench = engine.open_workbench(JobDirectory(cell.root), self.emit)
 
     def emit(self, event: str, **data: Any) -> None:
         self.events.append(json.loads(json.dumps({"event": event, **data})))
@@ -73,7 +80,7 @@ class EngineInThisProcess:
     def send(self, task: Task) -> None:
         self.emit(**engine.answer(self.bench, task))
 
-    def receive(self) -> Event:
+    def receive(self, task: Task) -> Event:
         return self.events.popleft()
 
     def kill(self) -> None: ...
@@ -144,6 +151,7 @@ def damaged(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
+needs_bwrap = pytest.mark.skipif(lacking() is not None, reason="there is no bubblewrap here")
 GOOD_MODEL, GOOD_BUNDLE = toy(lambda net: net), save_toy_bundle
 HALVES = np.arange(12) % 2
 
@@ -229,6 +237,30 @@ def test_a_refusal_is_the_same_with_real_processes(tmp_path: Path, case: str) ->
     assert problem["code"] == code and problem["type"] == f"urn:triggerlens:problem:{code}"
     assert re.search(words, f"{problem['detail']} {problem['advice']}")
     assert files_of(tmp_path) == {"model.pt", "bundle.npz"}
+
+
+@pytest.mark.parametrize("sandbox", ["none", pytest.param("bwrap", marks=needs_bwrap)])
+def test_a_model_that_crashes_torch_is_a_problem_with_advice(tmp_path: Path, sandbox: str) -> None:
+    save_toy(tmp_path / "model.pt", Crashing(ToyNet()))
+    save_toy_bundle(tmp_path / "bundle.npz")
+    asked = ["scan", "model.pt", "bundle.npz", "--out", "out", "--json", "--sandbox", sandbox]
+    done = triggerlens(*asked, cwd=tmp_path)
+    assert done.returncode == 4
+    problem = json.loads(done.stdout)
+    assert problem["code"] == "engine_crashed" and "ended with SIGFPE" in problem["detail"]
+    assert "made torch itself crash" in problem["advice"] and "another export" in problem["advice"]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("shared_process")
+def test_a_model_that_fails_on_triggers_only_is_refused_in_the_middle_of_the_scan(tmp_path: Path) -> None:
+    model = save_toy(tmp_path / "model.pt", FailsOnTriggers(ToyNet()))
+    bundle = save_toy_bundle(tmp_path / "bundle.npz")
+    job = quick_job(model, bundle, inversion=SHORT)
+    with pytest.raises(Refusal, match=r"in the middle of the scan: .*dazzled") as refused:
+        run_scan(job, model, bundle, tmp_path / "out", lambda event: None)
+    assert refused.value.problem.code == "model_failed" and "ask the supplier" in refused.value.problem.advice
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("shared_process")

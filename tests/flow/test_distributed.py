@@ -20,6 +20,7 @@ from app.local_scan import job_for, run_scan
 from tests.flow.stack import Stack, children_of, wait_until
 from tests.processes import needs_proc
 from tests.toys import SHORT
+from worker.sandbox.fence import choose
 
 pytestmark = [needs_proc, pytest.mark.slow]
 IN_BLOCKS = replace(SHORT, labels_per_block=2)
@@ -49,7 +50,7 @@ def test_one_scan_over_two_workers_gives_the_numbers_of_a_scan_on_a_laptop(stack
     model, bundle = stack.folder / "toy.pt", stack.folder / "toy.npz"
     config, declared = ScanConfig(inversion=IN_BLOCKS), DeclaredInput(mean=(0.0,), std=(1.0,))
     job = job_for(model, bundle, config=config, input=declared, repair=True, threads=1)
-    local = run_scan(job, model, bundle, tmp_path / "out", lambda event: None)
+    local = run_scan(job, model, bundle, tmp_path / "out", lambda event: None, sandbox=choose("auto"))
     report = stack.ask("GET", f"/v1/scans/{scan_id}/report").json()
     assert local.document is not None
     assert numbers(report) == numbers(local.document)
@@ -98,11 +99,11 @@ def test_a_cancel_frees_the_workers(stack: Stack) -> None:
 def test_a_pool_ends_with_its_parent_however_that_ends(stack: Stack) -> None:
     """Killed, or asked to end after one of its processes was killed."""
     for name, was_shot in zip(stack.workers, (False, True), strict=True):
-        (child,) = children_of(stack.processes[name].pid)
+        parent = stack.processes[name].pid
+        (child,) = wait_until(lambda parent=parent: children_of(parent), 30)  # one that ends is followed by another
         if was_shot:
             os.kill(child, signal.SIGKILL)
-            wait_until(lambda name=name, child=child: set(children_of(stack.processes[name].pid)) - {child}, 30)
-            (child,) = children_of(stack.processes[name].pid)
+            (child,) = wait_until(lambda parent=parent, shot=child: set(children_of(parent)) - {shot}, 30)
             stack.processes[name].terminate()
             stack.processes[name].wait(20)
         else:

@@ -19,8 +19,9 @@ from app.cli import main
 from app.cli.describing import MOST_ROWS, tree_rows
 from tests.core.intake.torchscript.hostile_code import hooked
 from tests.core.intake.torchscript.zips import Entry, read_entries, write_zip
+from tests.evasive_nets import ComparesCorner
 
-NOTHING_FOUND, USAGE, UNSUPPORTED, REFUSED = 0, 2, 3, 4
+NOTHING_FOUND, FOUND, USAGE, UNSUPPORTED, REFUSED = 0, 1, 2, 3, 4
 IMAGES = torch.zeros(2, 3, 8, 8)
 ESCAPES = "\x1b]0;mine\x07"
 
@@ -165,6 +166,20 @@ def test_a_level_that_is_too_wide_is_cut() -> None:
     assert len(rows) == MOST_ROWS + 1 and rows[-1] == ("  and 61 more", "", "")
 
 
+# What is found in the code
+
+
+def test_code_that_no_search_could_see_through_is_told_with_its_line(tmp_path: Path) -> None:
+    path = scripted(ComparesCorner(small_net()).eval(), tmp_path)
+    done = inspect(path)
+    assert done.exit_code == FOUND
+    told_to_people = r"structure-gate[^/]*\n\s+code/\S+/evasive_nets(?:/___torch_mangle_\d+)?\.py:\d+\n\s+.*torch\.gt\("
+    assert re.search(told_to_people, done.stderr)
+    assert "docs/structure.md" in done.stderr and "with findings" in done.stderr
+    (found,) = told(path)["findings"]
+    assert (found["rule"], found["blocks"], found["reason"]) == ("structure-gate", True, "data_dependent_control_flow")
+
+
 # What is refused
 
 
@@ -254,10 +269,11 @@ def test_a_strangers_words_do_not_steer_the_terminal(tmp_path: Path) -> None:
     ("net", "exit_code", "rules"),
     [
         (small_net(), NOTHING_FOUND, []),
+        (ComparesCorner(small_net()).eval(), FOUND, ["structure-gate"]),
         (Counts(), UNSUPPORTED, ["operator-unknown"]),
         (Saves(), REFUSED, ["code-forbidden-operator"]),
     ],
-    ids=["understood", "unsupported", "refused"],
+    ids=["understood", "found", "unsupported", "refused"],
 )
 def test_sarif_is_on_stdout_with_the_same_exit_code(
     net: nn.Module, exit_code: int, rules: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -33,6 +33,7 @@ from tests.toys import (
     toy_images,
     toy_labels,
 )
+from worker.sandbox import fence
 
 LABELS, PLANTED = 5, 2
 SEARCH = replace(SHORT, labels_per_block=2)
@@ -82,7 +83,8 @@ def test_a_planted_trigger_is_found_and_the_exit_code_says_so(poisoned: Any, pla
     assert poisoned.returncode == 1, poisoned.stderr
     report = report_of(place / "found")
     assert report["verdict"] == "backdoored" and report["flagged_labels"] == [PLANTED]
-    assert "unsandboxed" in report["caveats"] and "unconfirmed" in report["caveats"]
+    assert ("unsandboxed" in report["caveats"]) == (fence.lacking() is not None)
+    assert "unconfirmed" in report["caveats"]
 
 
 def test_json_puts_the_report_on_stdout_and_nothing_else(poisoned: Any, place: Path) -> None:
@@ -141,7 +143,7 @@ def test_a_clean_toy_gives_no_finding_and_needs_no_repair(place: Path) -> None:
 def test_a_scan_that_cannot_be_decided_names_its_reason(place: Path) -> None:
     done = triggerlens(*scan("blind", "undecided"), cwd=place)
     assert done.returncode == 3, done.stderr
-    assert report_of(place / "undecided")["reasons"] == ["no_input_gradient"]
+    assert report_of(place / "undecided")["reasons"] == ["data_dependent_control_flow"]
     assert "Because" in done.stderr
 
 
@@ -264,7 +266,7 @@ def test_the_constants_of_a_frozen_model_are_repaired(place: Path) -> None:
 def test_a_model_that_cannot_be_searched_is_told_so_by_repair_too(place: Path) -> None:
     done = triggerlens(*scan("blind", "dark", "--label", PLANTED, action="repair"), cwd=place, search=QUICK)
     assert done.returncode == 3, done.stderr
-    assert "no_input_gradient" in done.stderr and "Out of time" not in done.stderr
+    assert "data_dependent_control_flow" in done.stderr and "Out of time" not in done.stderr
 
 
 # Words of strangers
@@ -300,3 +302,23 @@ def _read(terminal: int) -> bytes:
 def test_where_the_perceptual_weights_come_from_can_be_asked(place: Path) -> None:
     done = triggerlens("weights", cwd=place)
     assert done.returncode == 0 and done.stdout.startswith("packaged")
+
+
+def test_what_is_not_a_scans_stays_where_its_results_go(place: Path) -> None:
+    mine = place / "research" / "figures" / "mine.png"
+    mine.parent.mkdir(parents=True)
+    for name in ("mine.png", "label_000009.png"):  # the second is as an earlier scan leaves it
+        mine.with_name(name).write_text("a picture")
+    assert triggerlens(*scan("clean", "research"), cwd=place).returncode == 0
+    there = files_of(place / "research")
+    assert mine.read_text() == "a picture" and "figures/label_000009.png" not in there and "report.json" in there
+
+
+def test_time_that_is_over_in_the_last_block_leaves_a_directory_to_go_on_with(place: Path) -> None:
+    long = replace(SHORT, steps=100_000, labels_per_block=LABELS)
+    asked = scan("poisoned", "cut", "--json")
+    early = triggerlens(*asked, "--time-limit", 2, cwd=place, search=long)
+    assert early.returncode == 5, early.stderr
+    report = json.loads(early.stdout)
+    assert report["reasons"] == ["search_truncated"] and report["coverage"]["labels_searched"] == LABELS
+    assert ".job/job.json" in files_of(place / "cut")

@@ -14,6 +14,7 @@ from models.classifier import (
     Classifier,
     FixedBatch,
     Output,
+    as_logits,
     baked_batch,
     has_input_gradient,
     match_channels,
@@ -193,3 +194,13 @@ class Reshaped(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         return self.net(images_NCHW.view(self.size, 1, 16, 16))
+
+
+def test_a_small_probability_has_the_gradient_of_its_logit() -> None:
+    scores = torch.tensor([[40.0, 0.0, -3.0]], requires_grad=True)
+    losses = [
+        nn.functional.cross_entropy(logits, torch.tensor([2]))
+        for logits in (scores, as_logits(scores.softmax(1), Output.PROBABILITIES))
+    ]
+    of_logits, of_shares = (torch.autograd.grad(loss, scores, retain_graph=True)[0] for loss in losses)
+    assert torch.allclose(of_logits, of_shares) and of_logits[0, 2] == -1

@@ -73,6 +73,24 @@ def test_the_state_has_the_names_and_values_of_the_jit(saved: Saved, name: str, 
         assert torch.equal(ours[key], value)
 
 
+def test_a_tensor_that_is_neither_parameter_nor_buffer_is_in_no_state_dict(tmp_path: Path) -> None:
+    class Shifted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = torch.arange(3.0)
+            self.head = Head()
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.head(x + self.shift.sum())
+            return scores
+
+    path = export(Shifted(), "scripted", tmp_path / "net.pt")
+    module, theirs = rebuilt(path), torch.jit.load(path)
+    assert list(module.state_dict()) == list(theirs.state_dict())
+    assert "shift" in dict(module.named_buffers()) and "shift" in module.origins  # it moves along
+    torch.testing.assert_close(module(images()), theirs(images()))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_net_saved_in_training_mode_runs_in_evaluation_mode_and_says_so(tmp_path: Path, form: Form) -> None:
     net = make("Convolutions").train(form != "frozen")

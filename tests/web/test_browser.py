@@ -122,15 +122,7 @@ def test_a_person_drops_two_files_and_sees_a_backdoor_found_and_repaired(browser
         browser.click("#start")
 
         browser.wait("location.pathname.startsWith('/scans/') && document.readyState === 'complete'")
-        seen = {len(rows(browser))}
-        while not browser.ask("document.querySelector('#verdict').childElementCount"):
-            found = rows(browser)
-            if found and max(seen) == 0:
-                assert "Searching a trigger" in browser.text("#stage") and "of 6 done" in browser.text("#stage")
-                look_everywhere(browser, "running", tmp_path)
-            seen.add(len(found))
-            time.sleep(0.05)
-        assert len(seen - {0, 6}) >= 2, "labels come in one by one"
+        browser.wait("document.querySelector('#verdict').childElementCount", seconds=120)
 
         assert browser.text("#verdict h2") == "Signs of a backdoor: label 2 (cat)"
         assert "no longer works on the repaired weights" in browser.text(".repair")
@@ -141,6 +133,8 @@ def test_a_person_drops_two_files_and_sees_a_backdoor_found_and_repaired(browser
         look_everywhere(browser, "finished", tmp_path)
 
         report = json.loads(downloaded(browser, "[download='report.json']", "report.json"))
+        tested = any(row["p_value"] is not None for row in report["labels"])
+        assert browser.ask("document.querySelector('#labels td.tested').checkVisibility()") == tested
         weights = downloaded(browser, "[download='repaired.pt']", "repaired.pt")
         assert sha256(weights).hexdigest() == report["repair"]["files"]["repaired.pt"]
 
@@ -174,6 +168,20 @@ def test_a_waiting_scan_says_for_what_and_can_be_cancelled(browser: Chromium, se
         browser.click("#cancel")
         browser.wait("document.querySelector('#verdict h2')?.textContent === 'Cancelled'")
         assert browser.ask("document.querySelector('#live').hidden && !document.querySelector('#delete').hidden")
+    assert browser.errors == []
+
+
+def test_labels_come_in_one_by_one(browser: Chromium, service: Service, tmp_path: Path) -> None:
+    scan_id = world.running_scan(service)
+    with world.served(service) as address:
+        browser.open(f"{address}/scans/{scan_id}")
+        browser.wait("document.querySelectorAll('#labels tbody tr').length === 3")
+        assert browser.text("#stage") == "Searching a trigger for each label: 3 of 10 done"
+        look_everywhere(browser, "running", tmp_path)
+        for label in range(3, 7):
+            world.find_label(service, scan_id, label)
+            browser.wait(f"document.querySelectorAll('#labels tbody tr').length === {label + 1}")
+            browser.wait(f"document.querySelector('#stage').innerText.endsWith('{label + 1} of 10 done')")
     assert browser.errors == []
 
 

@@ -25,8 +25,10 @@ from app.core.storage import ArtifactStore, StorageError, artifact_key
 from app.core.tables import DEFAULT_TENANT, Artifact, Job, Scan, new_id
 from tests import factories
 from tests.toys import QUICK, ToyNet, save_toy, save_toy_bundle
-from worker.launch import EngineCrashError, Event
+from worker.launch import EngineCrashError
 from worker.runner import Runner
+from worker.sandbox.events import Event
+from worker.sandbox.fence import Sandbox
 
 QUICKLY = {"lease_seconds": 5.0, "heartbeat_seconds": 0.1, "poll_seconds": 0.02, "sweep_seconds": 0.05}
 
@@ -64,7 +66,7 @@ def _keep(service: Service, path: Path, kind: str) -> str:
     service.store.copy(key, artifact_key(DEFAULT_TENANT, stored.sha256))
     service.store.delete(key)
     with service.database.writing() as session:
-        session.add(Artifact(tenant_id=DEFAULT_TENANT, sha256=stored.sha256, kind=kind, size=stored.size))
+        session.merge(Artifact(tenant_id=DEFAULT_TENANT, sha256=stored.sha256, kind=kind, size=stored.size))
     return stored.sha256
 
 
@@ -129,6 +131,7 @@ class Workshop:
         directory: JobDirectory,
         on_event: Callable[[Event], None],
         *,
+        sandbox: Sandbox = "none",
         environment: Mapping[str, str] | None = None,
     ) -> "SwiftSession":
         session = SwiftSession(self, directory, on_event, dict(environment or {}))

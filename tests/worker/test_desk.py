@@ -30,7 +30,7 @@ def desk(service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> D
     monkeypatch.setattr("worker.desk.ScanSession", Workshop())
     scan = scan_of(service, crew.requested(service, tmp_path))
     job = ScanJob.from_json(scan.request)
-    return Desk(tmp_path / "desk", scan, service.store, lambda event: None, job, {})
+    return Desk(tmp_path / "desk", scan, service.store, lambda event: None, job, {}, "none")
 
 
 def leave(directory: JobDirectory, *names: str) -> None:
@@ -63,6 +63,7 @@ def test_a_task_finds_those_results_of_others_that_it_needs(desk: Desk, tmp_path
     others = [finished(JobKind.INVERT, desk.hand_in(LEASE, []))]
     expected = {
         Task(JobKind.INVERT, (0,)): {"preparation.json", "start.safetensors", "students.safetensors"},
+        Task(JobKind.CONFIRM): {"preparation.json", "start.safetensors", "labels/000000.json"},
         Task(JobKind.DECIDE): {"preparation.json", "labels/000000.json", "decision.json"},
         Task(JobKind.REPAIR, (1,)): {
             "preparation.json", "decision.json", "start.safetensors", "triggers/000001-dynamic.safetensors"

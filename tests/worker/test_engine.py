@@ -12,16 +12,31 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from app.core.config import PRESETS, InversionConfig, SearchConfig
+from app.core.config import PRESETS, InversionConfig, ScanConfig, SearchConfig
 from app.core.errors import Refusal
 from app.core.findings import Caveat, Reason, RepairStatus, Verdict
 from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
 from app.local_scan import run_tasks
+from benchmarks.victims.export import save_bundle
+from tests.evasive_nets import ComparesCorner, Counts
 from tests.processes import engines_of, needs_proc, own_world, run_job
-from tests.toys import QUICK, SHORT, AsProbabilities, Autocasts, Detached, ToyNet, TwoInputs, place_job
-from worker.launch import EngineCrashError, Event, ScanSession
+from tests.toys import (
+    QUICK,
+    SHORT,
+    AsProbabilities,
+    Autocasts,
+    Detached,
+    ToyNet,
+    TwoInputs,
+    place_job,
+    toy_images,
+    toy_labels,
+)
+from worker.launch import EngineCrashError, ScanSession
+from worker.sandbox.events import Event
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -147,12 +162,48 @@ def test_a_refusal_is_told_as_a_problem_and_is_no_crash(tmp_path: Path) -> None:
     assert directory.read_preparation() is None
 
 
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_bundle_of_hardly_anything_but_one_label_is_searched_all_the_same(others: int, tmp_path: Path) -> None:
+    """Divided into roles, one label would be all there is in some of them."""
+    frequent, rare = toy_images(120, labels=1), toy_images(others)[others:]
+    images = (torch.cat([frequent, rare]).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    labels = torch.cat([toy_labels(120, labels=1), toy_labels(others)[others:]]).numpy()
+    directory = place_job(tmp_path / "job", config=ScanConfig(inversion=QUICK, separate_roles=True, students=1))
+    save_bundle(images, labels, directory.root / "bundle.npz")
+    run_job(directory)
+    decision = directory.read_decision()
+    assert decision is not None and len(decision.labels) == 6
+    assert all(np.isfinite(found.norm) for finding in decision.labels for found in finding.families)
+
+
 def test_what_blocks_a_verdict_from_the_start_saves_the_search(tmp_path: Path) -> None:
-    directory = place_job(tmp_path / "job", Detached(ToyNet()))
+    blind = ToyNet()
+    blind.match.weight.data.zero_()
+    directory = place_job(tmp_path / "job", blind)
     assert "step" not in {event["event"] for event in run_job(directory)}
     decision = directory.read_decision()
-    assert decision is not None and decision.reasons == (Reason.NO_INPUT_GRADIENT,)
+    assert decision is not None and Reason.NO_INPUT_GRADIENT in decision.reasons
     assert not directory.start.exists()
+
+
+@pytest.mark.parametrize(
+    ("net", "reason"),
+    [
+        (ComparesCorner(ToyNet()), Reason.DATA_DEPENDENT_CONTROL_FLOW),
+        (Detached(ToyNet()), Reason.DATA_DEPENDENT_CONTROL_FLOW),
+        (Counts(ToyNet()), Reason.ENVIRONMENT_SENSITIVE_MODEL),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_code_that_no_gradient_sees_through_never_ends_as_no_backdoor_found(
+    net: nn.Module, reason: Reason, tmp_path: Path
+) -> None:
+    directory = place_job(tmp_path / "job", net)
+    assert {event["stage"] for event in run_job(directory)} == {"inspect", "decide", "report"}
+    document = directory.read_report()
+    assert document is not None and (document["verdict"], document["reasons"]) == ("inconclusive", [reason])
+    assert [found["reason"] for found in document["structure"]["findings"]] == [reason]
+    assert "Blocks the verdict" in directory.page.read_text()
 
 
 def test_a_net_in_half_precision_is_scanned_in_single_and_says_so(tmp_path: Path) -> None:
@@ -202,6 +253,18 @@ def repair_again(directory: JobDirectory) -> list[Event]:
     return events
 
 
+def test_students_that_learned_too_little_are_not_asked_and_the_report_says_so(tmp_path: Path) -> None:
+    few = SearchConfig(steps=4, success_level=0.95)
+    config = replace(PRESETS["standard"], inversion=QUICK, static=few, warp=None)
+    directory = place_job(tmp_path / "job", bundle={"per_label": 1}, config=config)
+    run_job(directory)
+    document = directory.read_report()
+    assert document is not None and Caveat.WEAK_STUDENTS in document["caveats"]
+    assert document["coverage"]["students_agreement"] == 0.0 and not directory.students.exists()
+    families = [found for row in document["labels"] for found in row["families"]]
+    assert all(found["reference_norms"] == [] and found["student_success_rate"] is None for found in families)
+
+
 def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(tmp_path: Path) -> None:
     """`standard` on a toy with a veil, with fewer steps: students, p-values, and a repair of what accuses."""
     few = {"steps": 60, "success_level": 0.95}
@@ -225,6 +288,10 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
     assert decision.verdict is Verdict.BACKDOORED and decision.flagged_labels == (2,)
     accusing = [found.family for found in decision.labels[2].families if found.flagged]
     assert document["labels"][2]["family"] in accusing and Caveat.UNCONFIRMED not in decision.caveats
+    again = {found.family: found.confirmation for found in decision.labels[2].families if found.confirmation}
+    assert set(accusing) <= set(again) and all((again[family].p_value or 0) <= 0.05 for family in accusing)
+    assert all(found.confirmation is None for found in decision.labels[0].families), "only what stands out"
+    assert "confirm" in {event["stage"] for event in events if event["event"] == "stage"}
     repair = directory.read_repair()
     assert repair is not None and repair.status is RepairStatus.REPAIRED
     steps = [event for event in events if event["event"] == "step" and event["labels"] == [0, 1, 2]]

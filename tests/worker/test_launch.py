@@ -18,7 +18,8 @@ from app.local_scan import OUT_OF_TIME, run_scan, run_tasks
 from tests.processes import all_end, engines_of, needs_proc, own_world, run_job
 from tests.toys import QUICK, Talking, ToyNet, place_job, quick_job, save_toy, save_toy_bundle
 from worker import launch
-from worker.launch import LOG, EngineCrashError, EngineOverdueError, Event, ScanSession
+from worker.launch import LOG, EngineCrashError, EngineOverdueError, ScanSession
+from worker.sandbox.events import Event
 
 ROOT = Path(__file__).parents[2]
 ENDLESS = replace(QUICK, steps=1_000_000)

@@ -230,15 +230,35 @@ def test_a_job_may_fail_its_worker_twice_and_the_third_time_ends_the_scan_with_a
         assert job.state == JobState.FAILED and scan.problem["advice"]
 
 
-def test_an_engine_that_stands_still_is_ended_and_counts_as_a_loss(
-    database: Database, workshop: Workshop, tmp_path: Path
+def test_a_model_that_crashes_torch_fails_its_own_scan_with_advice_and_the_next_one_is_done(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
 ) -> None:
-    service = crew.service_on(database, tmp_path, stall_seconds=0.1)
+    scan_id = crew.requested(service, tmp_path)
+
+    def crash_torch(session: SwiftSession) -> None:
+        raise EngineCrashError(-signal.SIGFPE, "")
+
+    workshop.meanwhile[JobKind.PREPARE] = crash_torch
+    runner.work_until_idle()
+    problem = scan_of(service, scan_id).problem
+    assert problem is not None and problem["code"] == "engine_crashed"
+    assert "SIGFPE" in problem["detail"] and "another export" in problem["advice"]
+    workshop.meanwhile.clear()
+    another = crew.requested(service, tmp_path)
+    runner.work_until_idle()
+    assert scan_of(service, another).status == ScanStatus.FINISHED
+
+
+@pytest.mark.parametrize(("setting", "code"), [("stall_seconds", "engine_stalled"), ("job_seconds", "engine_overdue")])
+def test_an_engine_that_stands_still_or_comes_to_no_end_is_ended_and_counts_as_a_loss(
+    database: Database, workshop: Workshop, tmp_path: Path, setting: str, code: str
+) -> None:
+    service = crew.service_on(database, tmp_path, **{setting: 0.1})
     scan_id = crew.requested(service, tmp_path)
     workshop.meanwhile[JobKind.PREPARE] = SwiftSession.work_on
     Runner(service, ["cpu"]).work_until_idle()
     problem = scan_of(service, scan_id).problem
-    assert problem is not None and problem["code"] == "engine_stalled"
+    assert problem is not None and problem["code"] == code
     assert jobs_of(service, scan_id)["prepare"].losses == MOST_LOSSES
 
 
@@ -418,10 +438,11 @@ def test_an_engine_does_not_inherit_the_keys_of_its_worker(
     runner = Runner(service, ["cpu"])
     with own_world(), at_work(runner):
         eventually(lambda: engines_of(runner.scratch.path / scan_id), 60)
-        (engine,) = engines_of(runner.scratch.path / scan_id)
-        environment = Path(f"/proc/{engine}/environ").read_text()
+        engines = engines_of(runner.scratch.path / scan_id)  # with the fence around it
+        environments = [Path(f"/proc/{engine}/environ").read_text() for engine in engines]
         runner.stop()
-    assert "s3cret" not in environment and "OMP_NUM_THREADS=1" in environment
+    assert environments
+    assert all("s3cret" not in each and "OMP_NUM_THREADS=1" in each for each in environments)
 
 
 @needs_proc

@@ -9,20 +9,33 @@ import jsonschema
 import pytest
 import torch
 
+from app.core.config import RepairConfig
 from app.core.findings import Reason, RepairStatus, Verdict
 from app.core.report.document import report_schema
 from tests.processes import own_world
 from tests.toys import QUICK, ToyNet, place_job
 from worker import steps
 from worker.detection.inversion import invert_triggers
-from worker.engine import search
+from worker.engine import workbench
 from worker.engine.prepare import prepare
-from worker.engine.repair import repair
+from worker.engine.repair import Judgement, _is_too_costly, repair
 from worker.engine.search import invert
 from worker.engine.workbench import Workbench
-from worker.launch import Event
+from worker.sandbox.events import Event
 
 BLOCK = range(5)
+
+
+@pytest.mark.parametrize("images", [50, 100, 200])
+def test_a_repair_may_cost_exactly_its_budget(images: int) -> None:
+    before, lost = torch.ones(images, dtype=torch.bool), images // 50
+    before[0] = False
+    after = before.clone()
+    after[1 : 1 + lost] = False
+    config = RepairConfig(max_accuracy_drop=0.02)
+    assert not _is_too_costly(Judgement(before, 1.0), Judgement(after, 0.0), config)
+    after[1 + lost] = False
+    assert _is_too_costly(Judgement(before, 1.0), Judgement(after, 0.0), config)
 
 
 class Memory:
@@ -32,11 +45,13 @@ class Memory:
         self.labels, self.too_large = labels, too_large
         self.tried: list[list[int]] = []
 
-    def invert_triggers(self, classifier: Any, clean: Any, labels: Sequence[int], *rest: Any, **how: Any) -> Any:
+    def invert_triggers(
+        self, classifier: Any, clean: Any, held_out: Any, labels: Sequence[int], *rest: Any, **how: Any
+    ) -> Any:
         self.tried.append(list(labels))
         if len(labels) > self.labels or set(labels) & set(self.too_large):
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return invert_triggers(classifier, clean, labels, *rest, **how)
+        return invert_triggers(classifier, clean, held_out, labels, *rest, **how)
 
 
 @pytest.fixture
@@ -73,7 +88,7 @@ def test_a_block_that_does_not_fit_is_halved_until_it_does(bench: Workbench, mon
     for finding in whole:
         bench.directory.finding(finding.label).unlink()
     memory = Memory(labels=2)
-    monkeypatch.setattr(search, "invert_triggers", memory.invert_triggers)
+    monkeypatch.setattr(workbench, "invert_triggers", memory.invert_triggers)
     invert(bench, BLOCK)
     assert memory.tried == [[0, 1, 2, 3, 4], [0, 1], [2, 3, 4], [2], [3, 4]]
     halved = bench.directory.read_findings()
@@ -87,7 +102,7 @@ def test_a_block_that_does_not_fit_is_halved_until_it_does(bench: Workbench, mon
 def test_a_label_that_does_not_fit_by_itself_is_a_reason_for_no_verdict(
     bench: Workbench, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "invert_triggers", Memory(labels=5, too_large={3}).invert_triggers)
+    monkeypatch.setattr(workbench, "invert_triggers", Memory(labels=5, too_large={3}).invert_triggers)
     invert(bench, BLOCK)
     assert {"event": "label", "label": 3, "norm": None, "attack_success_rate": None} in events
     report = report_of(bench)
@@ -101,7 +116,7 @@ def test_what_did_not_fit_is_not_tried_again(
     bench: Workbench, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = Memory(labels=1, too_large=BLOCK)
-    monkeypatch.setattr(search, "invert_triggers", memory.invert_triggers)
+    monkeypatch.setattr(workbench, "invert_triggers", memory.invert_triggers)
     invert(bench, BLOCK)
     tried, told = list(memory.tried), [event for event in events if event["event"] == "label"]
     events.clear()
@@ -111,7 +126,7 @@ def test_what_did_not_fit_is_not_tried_again(
 
 
 def test_without_a_trigger_there_is_nothing_to_unlearn(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "invert_triggers", Memory(labels=0).invert_triggers)
+    monkeypatch.setattr(workbench, "invert_triggers", Memory(labels=0).invert_triggers)
     invert(bench, [2])
     repair(bench, [2])
     refused = bench.directory.read_repair()

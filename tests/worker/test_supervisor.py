@@ -123,6 +123,15 @@ def test_an_engine_may_be_silent_only_while_nothing_is_expected_of_it(
     assert supervisor.ended is Ended.STALLED
 
 
+def test_an_engine_that_reports_progress_for_ever_is_ended(database: Database, session: SwiftSession) -> None:
+    scan = taken(database)
+    patience = {"stall_seconds": 0.2, "job_seconds": 0.6}
+    with watching(database, session, scan, **patience) as supervisor, supervisor.expecting_events():
+        while not session.killed.wait(0.05):
+            session.last_event_at = time.monotonic()
+    assert supervisor.ended is Ended.OVERDUE
+
+
 def test_steps_are_written_down_now_and_then(database: Database, session: SwiftSession) -> None:
     scan = taken(database)
     with watching(database, session, scan) as supervisor:

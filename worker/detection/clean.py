@@ -1,10 +1,11 @@
-"""The clean images of a scan, and the order in which searches see them.
+"""The clean images of a scan, what each is for, and the order in which searches see them.
 
 N images   C channels   H, W pixels
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class CleanImages:
 
     images_NCHW: Tensor
     labels_N: Tensor
-    features: list[Tensor]  # of the perceptual network, each [N, ...]
+    features: list[Tensor]  # of the perceptual network, each [N, ...]; none for images that nothing is searched on
 
     @classmethod
     def measure(cls, images_NCHW: Tensor, labels_N: Tensor, perceptual: PerceptualDistance) -> "CleanImages":
@@ -36,12 +37,34 @@ class CleanImages:
         """The perceptual network's of these images."""
         return [layer[picked_N] for layer in self.features]
 
+    @property
+    def fewest_others(self) -> int:
+        """How many images have another label than the most frequent one."""
+        return len(self) - int(self.labels_N.bincount().max())
+
     def others(self, target: int) -> Tensor:
         """Indices of the images whose label is not the target; raises ValueError where there is none."""
         indices = torch.nonzero(self.labels_N != target).flatten()
         if len(indices) == 0:
             raise ValueError(f"label {target}: there is no image of another label to put a trigger on")
         return indices
+
+
+class Roles(NamedTuple):
+    """Indices of the images by what they are for."""
+
+    invert: Tensor  # triggers are searched on these
+    confirm: Tensor  # these say how large and how good the triggers are
+    accept: Tensor  # these say what a repair came to
+
+
+def roles_of(labels_N: Tensor) -> Roles:
+    """Three fifths, one and one of each label's images, in the order of the bundle; its first is for acceptance."""
+    by_label = labels_N.argsort(stable=True)
+    count_K = labels_N.bincount()
+    before_K = count_K.cumsum(0) - count_K
+    place = (torch.arange(len(by_label), device=labels_N.device) - before_K[labels_N[by_label]]) % 5
+    return Roles(*(by_label[mask].sort().values for mask in ((place % 2 == 1) | (place == 4), place == 2, place == 0)))
 
 
 def random_numbers(seed: int, label: int = -1) -> torch.Generator:

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.core.config import SearchConfig
+from models.student import Student
 from worker.detection.clean import CleanImages, batches_of, random_numbers
 from worker.detection.families.base import Triggers
 from worker.detection.metrics import attack_success_rate, in_batches
+from worker.detection.recorded import Recorded, adam
 
 AVERAGED_STEPS = 10  # the reported loss is the mean over this many last steps
 
@@ -30,6 +32,7 @@ STEERING, NEAR, MEMORY = 0.07, 0.05, 0.9
 
 # Reading at equal success: strengths tried, by bisection, on so many images of other labels.
 WEAKEST, STRONGEST, HALVINGS, READ_IMAGES = 0.5, 1.6, 6, 120
+READ_AT_ONCE = 40  # of these, for each label
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Inversion:
 def invert_triggers(
     classifier: nn.Module,
     clean: CleanImages,
+    held_out: CleanImages,
     targets: Sequence[int],
     triggers: Triggers,
     config: SearchConfig,
@@ -58,23 +62,24 @@ def invert_triggers(
 ) -> list[Inversion]:
     """Invert the trigger of each target label: minimise eq. (4) over images whose label is not the target.
 
-    `triggers` are where the search starts, and are changed. `on_step` hears the number of finished steps; when
-    `out_of_time` says so, the search stops where it is and its inversions are marked as truncated. Raises ValueError
-    for a target without images of other labels.
+    Norms and attack success are those on the images that are held out. `triggers` are where the search starts, and are
+    changed. `on_step` hears the number of finished steps; when `out_of_time` says so, the search stops where it is and
+    its inversions are marked as truncated. Raises ValueError for a target without images of other labels.
     """
     others = [clean.others(target) for target in targets]
-    size = min(config.batch_size, *map(len, others))
+    size = max(1, min(config.batch_size, clean.fewest_others))  # the same for every label of a scan
     batches = [batches_of(i, size, random_numbers(seed, t)) for t, i in zip(targets, others, strict=True)]
     targets_N = torch.tensor(targets, device=clean.images_NCHW.device).repeat_interleave(size)
     weights = _Weights(len(targets), config, clean.images_NCHW.device)
-    optimizer = torch.optim.Adam(triggers.requires_grad_(True).parameters(), config.learning_rate, foreach=True)
+    optimizer = adam(triggers.requires_grad_(True).parameters(), config.learning_rate, betas=config.betas)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    recent_TL: list[Tensor] = []
-    step = 0
-    while step < config.steps and not out_of_time():
-        picked_N = torch.cat([next(batch) for batch in batches])
+    picked_N = torch.empty_like(targets_N)
+    lost_T = torch.empty(len(targets), device=targets_N.device)
+
+    def descend() -> None:
         images = clean.images_NCHW[picked_N].unflatten(0, (len(targets), size))
         triggered = triggers(images)
+        triggered.register_hook(_without_nan)
         logits_NK = classifier(triggered.flatten(0, 1))
         attack_T = functional.cross_entropy(logits_NK, targets_N, reduction="none").view(-1, size).mean(1)
         cost_T = triggers.cost(images, triggered, partial(clean.features_of, picked_N))
@@ -82,20 +87,28 @@ def invert_triggers(
         optimizer.zero_grad(set_to_none=True)
         losses_T.sum().backward()
         optimizer.step()
-        schedule.step()
         weights.steer((logits_NK.detach().argmax(1) == targets_N).view(-1, size))
-        recent_TL = [*recent_TL, losses_T.detach()][-AVERAGED_STEPS:]
+        lost_T.copy_(losses_T.detach())
+
+    descent = Recorded(descend, targets_N.device) if isinstance(classifier, Student) else descend
+    recent_TL: list[Tensor] = []
+    step = 0
+    while step < config.steps and not out_of_time():
+        torch.cat([next(batch) for batch in batches], out=picked_N)
+        descent()
+        schedule.step()
+        recent_TL = [*recent_TL, lost_T.clone()][-AVERAGED_STEPS:]
         step += 1
         on_step(step)
     triggers.requires_grad_(False)
     reached = torch.ones(len(targets), dtype=torch.bool)
     if config.success_level is not None:
-        triggers, reached = at_equal_success(classifier, clean, targets, triggers, config.success_level)
+        triggers, reached = at_equal_success(classifier, held_out, targets, triggers, config.success_level)
     losses = torch.stack(recent_TL).mean(0).tolist() if recent_TL else [float("nan")] * len(targets)
     return [
         measure(
             classifier,
-            clean,
+            held_out,
             target,
             triggers.of(index),
             losses[index],
@@ -105,6 +118,11 @@ def invert_triggers(
         )
         for index, target in enumerate(targets)
     ]
+
+
+def _without_nan(gradient: Tensor) -> Tensor:
+    """What a suspect's code makes of an image may have no gradient; a trigger then stays as it is."""
+    return gradient.nan_to_num(0, 0, 0)
 
 
 class _Weights:
@@ -118,9 +136,9 @@ class _Weights:
     def steer(self, carried_TN: Tensor) -> None:
         if self.level is None:
             return
-        self.success_T = MEMORY * self.success_T + (1 - MEMORY) * carried_TN.float().mean(1)
+        self.success_T.copy_(MEMORY * self.success_T + (1 - MEMORY) * carried_TN.float().mean(1))
         missing_T = ((self.level - self.success_T) / NEAR).clamp(-1, 1)
-        self.attack_T = self.attack_T * (STEERING * missing_T).exp()
+        self.attack_T.mul_((STEERING * missing_T).exp())
 
 
 @torch.no_grad()
@@ -140,7 +158,7 @@ def at_equal_success(
 
     def carried(strengths_T: Tensor) -> Tensor:
         scaled = triggers.scaled(strengths_T)
-        parts = [classifier(scaled(part).flatten(0, 1)).argmax(1) for part in images.split(READ_IMAGES // 3, 1)]
+        parts = [classifier(scaled(part).flatten(0, 1)).argmax(1) for part in images.split(READ_AT_ONCE, 1)]
         hits_TN = torch.cat([part.view(len(targets), -1) == targets_T1 for part in parts], 1)
         return hits_TN.float().mean(1) >= level
 
@@ -154,6 +172,7 @@ def at_equal_success(
     return triggers.scaled(torch.where(reached_T, strong, 1.0)), reached_T
 
 
+@torch.no_grad()
 def measure(
     classifier: nn.Module,
     clean: CleanImages,

@@ -1,14 +1,20 @@
-"""Unlearning a trigger: fine-tune on clean images and their triggered twins, both under the original labels.
+"""Unlearning a trigger: fine-tune on clean images and their triggered twins, in one of two ways.
 
-Paper, sec. 3.5 and 4.3: SGD with learning rate 1e-3 and momentum 0.9 for ten epochs. Each epoch sees all clean images
-and the twins of at most 500, drawn anew: unlearning takes a number of twins, and what goes beyond it costs accuracy
-(benchmarks/LOG.md). Neural Cleanse puts its trigger on a fifth of the images (Wang et al. 2019, sec. VI-C).
+Under the original labels, the paper's way (sec. 3.5 and 4.3): SGD with learning rate 1e-3 and momentum 0.9 for ten
+epochs. Each epoch sees all clean images and the twins of at most 500, drawn anew: unlearning takes a number of twins,
+and what goes beyond it costs accuracy (benchmarks/LOG.md). Neural Cleanse puts its trigger on a fifth of the images
+(Wang et al. 2019, sec. VI-C).
+
+By matching scores: both are to get the scores that the suspect gave the clean image (Hinton et al. 2015, "Distilling
+the Knowledge in a Neural Network", sec. 2.1: at a high temperature this is a squared difference of logits). A few
+images say more about a network by their scores than by their labels, so that the rest of it stays as it was.
 
     N image batch   C channels   H, W pixels
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +22,12 @@ from torch.nn import functional
 
 from app.core.config import RepairConfig
 from models.classifier import Classifier
+from worker.detection.clean import batches_of, random_numbers
+from worker.detection.families.base import Triggers
 from worker.detection.metrics import Transform, in_batches
+
+MOST_GRADIENT = 1.0  # norms above are clipped to it
+DROPOUTS = {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"}  # torch's own
 
 
 def unlearn_trigger(
@@ -33,14 +44,10 @@ def unlearn_trigger(
     Dropout is active where the module still has it (a traced one has not); everything else stays in evaluation mode,
     so batch norms keep their statistics. Raises ValueError for a classifier without parameters.
     """
-    parameters = list(classifier.module.parameters())
-    if not parameters:
-        raise ValueError("the module has no parameters to fine-tune")
+    parameters = _trainable(classifier)
     clean = len(images_NCHW)
     twins = [in_batches(trigger, images_NCHW) for trigger in triggers]
     images, labels = torch.cat([images_NCHW, *twins]), labels_N.repeat(1 + len(twins))
-    for parameter in parameters:
-        parameter.requires_grad_(True)
     optimizer = torch.optim.SGD(parameters, config.learning_rate, momentum=config.momentum)
     random = torch.Generator().manual_seed(seed)
     with _active_dropout(classifier.module, seed):
@@ -62,14 +69,69 @@ def _epoch(clean: int, triggers: int, config: RepairConfig, random: torch.Genera
     return indices[torch.randperm(len(indices), generator=random)]
 
 
+def match_scores(
+    classifier: Classifier,
+    triggers: Sequence[Triggers],
+    images_NCHW: Tensor,
+    scores_NK: Tensor,
+    config: RepairConfig,
+    learning_rate: float,
+    seed: int,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Fine-tune the classifier's parameters in place until it gives images and twins these scores.
+
+    `scores_NK` are the suspect's own, of the clean images. A batch has its twins by one trigger, the triggers take
+    turns. The module stays in evaluation mode. Raises ValueError for a classifier without parameters.
+    """
+    assert config.matching is not None
+    parameters = _trainable(classifier)
+    optimizer = torch.optim.SGD(parameters, learning_rate, momentum=config.momentum)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.matching.steps)
+    wanted_NK = _centred(scores_NK)
+    unit = wanted_NK.square().mean().clamp_min(1e-12)
+    random = random_numbers(seed)
+    batches = batches_of(torch.arange(len(images_NCHW)), min(config.batch_size, len(images_NCHW)), random)
+    for step, trigger in zip(range(config.matching.steps), cycle(triggers), strict=False):
+        picked = next(batches).to(images_NCHW.device)
+        with torch.no_grad():
+            twins = trigger.varied(images_NCHW[picked], random)
+        scores = classifier(torch.cat([images_NCHW[picked], twins]))
+        loss = (_centred(scores) - wanted_NK[picked].repeat(2, 1)).square().mean() / unit
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
+        optimizer.step()
+        schedule.step()
+        on_step(step + 1)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+
+
+def _centred(scores_NK: Tensor) -> Tensor:
+    """Scores as far as they matter: what is the same for all labels changes no probability."""
+    return scores_NK - scores_NK.mean(1, keepdim=True)
+
+
+def _trainable(classifier: Classifier) -> list[nn.Parameter]:
+    parameters = list(classifier.module.parameters())
+    if not parameters:
+        raise ValueError("the module has no parameters to fine-tune")
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return parameters
+
+
 @contextmanager
 def _active_dropout(module: nn.Module, seed: int) -> Iterator[None]:
     """Within, the module's dropout layers drop, by their own random numbers; the global ones stay as they were."""
-    layers = [part for part in module.modules() if "Dropout" in type(part).__name__]
+    layers = [part for part in module.modules() if type(part).__name__ in DROPOUTS]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for layer in layers:
-            layer.train()
-        yield
-        for layer in layers:
-            layer.eval()
+            layer.training = True  # and nothing that lies in it, if the name was given to something else
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from app.core.errors import Refusal
 from app.core.findings import InputSpec
-from models.classifier import Classifier, Output, match_channels, probe_scores, recognise_output
+from models.classifier import Classifier, Output, as_logits, match_channels, probe_scores, recognise_output
 
 # Mean, deviation and range of what people train with; grey models use the mean over the channels.
 CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]] = {
@@ -73,12 +73,12 @@ def accepted_channels(module: nn.Module, images_NCHW: Tensor) -> int:
 
 def fit(module: nn.Module, images_NCHW: Tensor, labels_N: Tensor | None, spec: InputSpec, name: str) -> Fit:
     """How well the labels come out under one spec; without labels the accuracy is NaN. Raises Refusal."""
-    classifier = Classifier(module, spec)
+    classifier = Classifier(module, spec).to(images_NCHW.device)
     with torch.no_grad():
         inputs = (match_channels(part, spec.channels) for part in images_NCHW.split(256))
         raw_NK = torch.cat([probe_scores(module, classifier.normalised(part)) for part in inputs])
         output = recognise_output(raw_NK)
-        logits_NK = raw_NK.clamp_min(1e-12).log() if output is Output.PROBABILITIES else raw_NK
+        logits_NK = as_logits(raw_NK, output)
     if labels_N is None:
         return Fit(name, spec, output, math.nan, math.nan)
     accuracy = (logits_NK.argmax(1) == labels_N).float().mean().item()

@@ -4,9 +4,11 @@
 
 One-sided generalised extreme studentised deviate (Rosner 1983, "Percentage points for a generalized ESD many-outlier
 procedure"): remove the lowest label, then the lowest of the rest, up to a third of them, and ask of every step how
-often chance alone removes one that far out. Steps are calibrated jointly, so two or three targets do not mask each
-other (a leave-one-out test with a correction for many labels is blind to them). Where norms of reference networks are
-given, what they explain is taken out first: an easy label is easy for them, too.
+often chance alone puts the lowest of as many labels that far out. (Rosner asks how often chance removes one that far
+out in that step: of labels beside a true target that accuses too many, as the lowest of nine is no second lowest of
+ten.) Steps are calibrated jointly, so two or three targets do not mask each other (a leave-one-out test with a
+correction for many labels is blind to them). Where norms of reference networks are given, what they explain is taken
+out first: an easy label is easy for them, too.
 
 Ten labels say little about how far labels scatter by nature, so that is drawn towards what clean networks show, and so
 is the slope on the references (Smyth 2004, "Linear models and empirical Bayes methods", sec. 3). The null hypothesis is
@@ -55,13 +57,12 @@ def step_out_test(log_norms_K: Floats, prior: Prior, reference_K: Floats | None 
         raise ValueError(f"{labels} labels are too few for a test: at least 5 are needed")
     steps = min(labels // 3, MOST_STEPS)
     reference = np.zeros(labels) if reference_K is None else reference_K
-    null_RS, smallest_R = _null(tuple(reference.tolist()), prior, steps)
-    simulations = len(null_RS)
+    lowest_SR, smallest_R = _null(tuple(reference.tolist()), prior, steps)
     seen_1S, removed_1S = _step_out((log_norms_K - reference)[None], reference, prior, steps)
     seen_S, removed_S = seen_1S[0], removed_1S[0]
 
-    alone_S = (np.count_nonzero(null_RS >= seen_S, axis=0) + 1) / (simulations + 1)
-    joint_S = (np.searchsorted(smallest_R, alone_S, side="right") + 1) / (simulations + 1)
+    alone_S = _shares_at_least(lowest_SR, seen_1S)[0]
+    joint_S = (np.searchsorted(smallest_R, alone_S, side="right") + 1) / (len(smallest_R) + 1)
     outer_S = np.minimum.accumulate(joint_S[::-1])[::-1]  # a label stands out with every label removed after it
 
     p_values_K, deviates_K = np.ones(labels), np.zeros(labels)
@@ -71,19 +72,33 @@ def step_out_test(log_norms_K: Floats, prior: Prior, reference_K: Floats | None 
 
 @lru_cache(maxsize=8)
 def _null(reference: tuple[float, ...], prior: Prior, steps: int) -> tuple[Floats, Floats]:
-    """How far out chance alone removes labels, [R, S]; and the smallest share of its steps, sorted, [R]."""
+    """What chance alone does: how far out the lowest label is once as many others are removed as before each step,
+    sorted, [S, R]; and the smallest share that any step of a test comes to, sorted, [R].
+    """
     reference_K = np.array(reference)
-    simulations = int(np.clip(SIMULATED // len(reference_K), FEWEST_SIMULATIONS, MOST_SIMULATIONS))
+    labels = len(reference_K)
+    simulations = int(np.clip(SIMULATED // labels, FEWEST_SIMULATIONS, MOST_SIMULATIONS))
     random = np.random.default_rng(SEED)
     scale_R1 = np.ones((simulations, 1))
     if prior.weight:
         scale_R1 = np.sqrt(prior.weight / random.chisquare(prior.weight, (simulations, 1)))
     slopes_R1 = prior.slope_deviation * random.standard_normal((simulations, 1))
-    errors_RK = prior.deviation * random.standard_normal((simulations, len(reference_K)))
+    errors_RK = prior.deviation * random.standard_normal((simulations, labels))
     chance_RK = scale_R1 * (errors_RK + slopes_R1 * reference_K)
+    place_RK = random.permuted(np.tile(np.arange(labels), (simulations, 1)), axis=1)
+    lowest_SR = np.stack(
+        [_deletion_deviates(chance_RK, place_RK >= step, reference_K, prior).max(axis=1) for step in range(steps)]
+    )
+    lowest_SR.sort(axis=1)
     null_RS, _ = _step_out(chance_RK, reference_K, prior, steps)
-    ranks_RS = (-null_RS).argsort(axis=0).argsort(axis=0) + 1
-    return null_RS, np.sort(ranks_RS.min(axis=1) / simulations)
+    return lowest_SR, np.sort(_shares_at_least(lowest_SR, null_RS).min(axis=1))
+
+
+def _shares_at_least(lowest_SR: Floats, deviates_NS: Floats) -> Floats:
+    """Of each deviate, the share of chance's in the same step that are at least as large, itself among them: [N, S]."""
+    simulations = lowest_SR.shape[1]
+    below_SN = [np.searchsorted(chance_R, seen_N) for chance_R, seen_N in zip(lowest_SR, deviates_NS.T, strict=True)]
+    return (simulations - np.stack(below_SN, axis=1) + 1) / (simulations + 1)  # type: ignore[no-any-return]
 
 
 def _step_out(excess_RK: Floats, reference_K: Floats, prior: Prior, steps: int) -> tuple[Floats, NDArray[np.intp]]:

@@ -1,10 +1,13 @@
 """Reference students: how easy is each label to reach by nature?
 
 A small net that learned the suspect's answers to the clean images, and nothing else, has not met the trigger. What it
-takes to reach a label of the student, it takes because of the data; what the suspect differs in is its own.
+takes to reach a label of the student, it takes because of the data; what the suspect differs in is its own. That holds
+for a student that learned the task: each is kept from a few images, which tell whether it did.
 
     N images   C channels   H, W pixels   K labels
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +15,32 @@ from torch.nn import functional
 
 from models.student import Student, random_student
 from worker.detection.clean import batches_of, random_numbers
-from worker.detection.metrics import in_batches
+from worker.detection.metrics import in_batches, predictions
+from worker.detection.recorded import Recorded, adam
 
+KEPT_FROM = 15  # one of so many images, another for each student: more than there are students
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 400, 64, 3e-3, 1e-4
-MOST_SHIFT = 16  # images move by at most a sixteenth of their side
+MOST_SHIFT, MOST_TURN = 1 / 14, 15.0  # of an image's side; degrees
+
+
+def train_students(classifier: nn.Module, images_NCHW: Tensor, seeds: Sequence[int]) -> tuple[list[Student], float]:
+    """A student for each seed, and how many of the images that they were kept from they answer as the suspect does.
+
+    Too few images for that make no students.
+    """
+    if len(images_NCHW) < KEPT_FROM:
+        return [], 0.0
+    folds = torch.arange(len(images_NCHW), device=images_NCHW.device) % KEPT_FROM
+    students, agreed = [], []
+    for fold, seed in enumerate(seeds):
+        kept = folds == fold
+        students.append(train_student(classifier, images_NCHW[~kept], seed))
+        agreed.append(predictions(students[-1], images_NCHW[kept]) == predictions(classifier, images_NCHW[kept]))
+    return students, torch.cat(agreed).float().mean().item()
 
 
 def train_student(classifier: nn.Module, images_NCHW: Tensor, seed: int) -> Student:
-    """A student of the classifier's probabilities on the unchanged images, which it sees moved by a few pixels.
+    """A student of the classifier's probabilities on the unchanged images, which it sees moved and turned a little.
 
     Asked about changed images, a poisoned suspect might answer by its backdoor, and teach it.
     """
@@ -28,24 +49,37 @@ def train_student(classifier: nn.Module, images_NCHW: Tensor, seed: int) -> Stud
     random = random_numbers(seed)
     size = min(BATCH, len(images_NCHW))
     batches = batches_of(torch.arange(len(images_NCHW)), size, random)
-    optimizer = torch.optim.Adam(student.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, foreach=True)
+    picked_N = torch.empty(size, dtype=torch.long, device=images_NCHW.device)
+    moves_N23 = torch.empty((size, 2, 3), device=images_NCHW.device)
+    optimizer = adam(student.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, cycle_momentum=False)
+
+    def learn() -> None:
+        loss = functional.cross_entropy(student(_moved(images_NCHW[picked_N], moves_N23)), answers_NK[picked_N])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    step = Recorded(learn, images_NCHW.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the dropout
         for _ in range(STEPS):
-            picked = next(batches).to(images_NCHW.device)
-            loss = functional.cross_entropy(student(_moved(images_NCHW[picked], random)), answers_NK[picked])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            picked_N.copy_(next(batches))
+            moves_N23.copy_(_random_moves(size, random))
+            step()
             schedule.step()
     return student.eval().requires_grad_(False)
 
 
-def _moved(images_NCHW: Tensor, random: torch.Generator) -> Tensor:
-    """The batch moved by whole pixels, the same way, its edges repeated."""
-    height, width = images_NCHW.shape[-2:]
-    most = max(1, min(height, width) // MOST_SHIFT)
-    down, right = torch.randint(0, 2 * most + 1, (2,), generator=random).tolist()
-    padded = functional.pad(images_NCHW, (most,) * 4, mode="replicate")
-    return padded[..., down : down + height, right : right + width]
+def _random_moves(images: int, random: torch.Generator) -> Tensor:
+    """For each image a turn and a shift by a random amount, as an affine map [N, 2, 3]."""
+    turn_N = MOST_TURN * torch.pi / 180 * (2 * torch.rand(images, generator=random) - 1)
+    shift_N2 = 2 * MOST_SHIFT * (2 * torch.rand((images, 2), generator=random) - 1)
+    cos_N, sin_N = turn_N.cos(), turn_N.sin()
+    return torch.stack([cos_N, -sin_N, shift_N2[:, 0], sin_N, cos_N, shift_N2[:, 1]], 1).view(-1, 2, 3)
+
+
+def _moved(images_NCHW: Tensor, moves_N23: Tensor) -> Tensor:
+    """Each image as its map says, its edges repeated."""
+    grid_NHW2 = functional.affine_grid(moves_N23, list(images_NCHW.shape), align_corners=False)
+    return functional.grid_sample(images_NCHW, grid_NHW2, padding_mode="border", align_corners=False)

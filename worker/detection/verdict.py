@@ -1,31 +1,39 @@
 """From the findings of all labels to a verdict. NumPy only: deciding needs no network.
 
 A label's norm is evidence only together with the attack success it was reached at, so a search in which hardly any
-label was reached decides nothing.
+label was reached decides nothing. A label that stands out is accused if it does so again in a search from a fresh seed,
+and if its trigger is the suspect's own: one that carries students as well is made of what is natural in the data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.core.config import ScanConfig
-from app.core.findings import Caveat, Decision, FamilyFinding, LabelFinding, Preparation, Reason, Verdict
+from app.core.findings import Caveat, Confirmation, Decision, FamilyFinding, LabelFinding, Preparation, Reason, Verdict
 from worker.detection.outliers import anomaly_indices, flagged
-from worker.detection.step_out import Prior, step_out_test
+from worker.detection.step_out import Floats, Prior, step_out_test
+
+Column = Mapping[int, FamilyFinding]  # a family's findings, by label
 
 FEWEST_LABELS = 5  # with four norms the median absolute deviation says nothing (K = 2: the index is always 0.67)
 MOST_OUT_OF_REACH = 0.2  # of the labels, in the family that reaches most of them
 
-# How log norms of clean networks scatter about those of their students, on tuning victims (benchmarks/LOG.md). A family
-# without students has to allow for what is natural in the data.
+# How log norms of clean networks scatter about those of their students, on tuning victims (benchmarks/LOG.md).
 PRIORS = {
-    "dynamic": Prior(deviation=0.25, weight=8),
-    "static": Prior(deviation=0.10, weight=8, slope_deviation=0.35),
-    "warp": Prior(deviation=0.18, weight=8, slope_deviation=0.35),
+    "dynamic": Prior(deviation=0.19, weight=8, slope_deviation=0.5),
+    "static": Prior(deviation=0.13, weight=8, slope_deviation=0.35),
+    "warp": Prior(deviation=0.22, weight=8, slope_deviation=0.5),
+}
+# The same about each other, where no students tell what is natural.
+PRIORS_ALONE = {
+    "dynamic": Prior(deviation=0.28, weight=8),
+    "static": Prior(deviation=0.22, weight=8),
+    "warp": Prior(deviation=0.25, weight=8),
 }
 REACHED = 0.5  # a flagged label's trigger must carry at least half of the images
+NATURAL = 0.2  # a trigger that carries as many on students was not planted: those of tuning victims carry .14 at most
 
 
 def decide_verdict(preparation: Preparation, findings: Sequence[LabelFinding], config: ScanConfig) -> Decision:
@@ -37,7 +45,7 @@ def decide_verdict(preparation: Preparation, findings: Sequence[LabelFinding], c
     searched = _judge([finding for finding in findings if finding.families], config)
     too_large = [finding for finding in findings if not finding.families]
     judged = sorted([*searched, *too_large], key=lambda finding: finding.label)
-    reasons = [*preparation.reasons, *_reasons(preparation, judged)]
+    reasons = [*preparation.reasons, *_reasons(preparation, judged, config)]
     if reasons:
         verdict = Verdict.INCONCLUSIVE
     elif any(finding.flagged for finding in judged):
@@ -51,59 +59,130 @@ def decide_verdict(preparation: Preparation, findings: Sequence[LabelFinding], c
     return Decision(verdict, tuple(judged), max(indices, default=None), tuple(reasons), tuple(caveats))
 
 
+def in_doubt(findings: Sequence[LabelFinding], config: ScanConfig) -> list[tuple[int, str]]:
+    """The labels that stand out in the first search, each with the family that it does so in."""
+    first = _judge(findings, replace(config, confirms=False))
+    return [(finding.label, found.family) for finding in first for found in finding.families if found.flagged]
+
+
+def p_value_again(
+    findings: Sequence[LabelFinding], config: ScanConfig, label: int, family: str, again: Confirmation
+) -> float | None:
+    """The p-value of a label that was searched again, its norm among the first norms of all others."""
+    replaced = [
+        replace(
+            finding,
+            families=tuple(
+                replace(found, confirmation=again if (finding.label, found.family) == (label, family) else None)
+                for found in finding.families
+            ),
+        )
+        for finding in findings
+    ]
+    judged = _judge(replaced, replace(config, confirms=True))
+    known = (f.confirmation for finding in judged for f in finding.families if f.confirmation)
+    return next((confirmation.p_value for confirmation in known), None)
+
+
 def _judge(findings: Sequence[LabelFinding], config: ScanConfig) -> list[LabelFinding]:
     """The findings with each family's anomaly indices, p-values and flags, computed over all labels."""
     columns: dict[str, dict[int, FamilyFinding]] = {}
     for finding in findings:
         for found in finding.families:
             columns.setdefault(found.family, {})[finding.label] = found
-    judged = {family: _judge_family(column, len(columns), config) for family, column in columns.items()}
+    judged = {
+        family: _judge_family(column, _reference_K(column, columns.values()), len(columns), config)
+        for family, column in columns.items()
+    }
     return [
         replace(finding, families=tuple(judged[found.family][finding.label] for found in finding.families))
         for finding in findings
     ]
 
 
-def _judge_family(column: Mapping[int, FamilyFinding], families: int, config: ScanConfig) -> dict[int, FamilyFinding]:
+def _reference_K(column: Column, columns: Collection[Column]) -> Floats | None:
+    """What students say of each label in a family, as mean log norms, or None where they say nothing.
+
+    A label that is easy by nature is so in every family: of one that is not searched on students, the others speak.
+    """
+    own = [column] if all(found.reference_norms for found in column.values()) else columns
+    norms_FKS = [[other[label].reference_norms for label in column] for other in own if other.keys() >= column.keys()]
+    known = [np.array(norms_KS) for norms_KS in norms_FKS if all(norms_KS)]
+    if not known or not all((norms_KS > 0).all() for norms_KS in known):
+        return None
+    return np.mean([np.log(norms_KS).mean(1) for norms_KS in known], axis=0)  # type: ignore[no-any-return]
+
+
+def _judge_family(
+    column: Column, reference_K: Floats | None, families: int, config: ScanConfig
+) -> dict[int, FamilyFinding]:
     """One family's findings, by label: flagged by the anomaly index or, at a false-alarm rate, by the p-value.
 
     Each of several families is tested at its share of the rate (Bonferroni): p-values are those over all of them.
     """
     norms_K = np.array([found.norm for found in column.values()])
     indices_K, flags_K = anomaly_indices(norms_K), flagged(norms_K, config.anomaly_threshold)
-    p_values_K = np.full(len(column), np.nan)
+    judged = [
+        replace(found, anomaly_index=float(index) if np.isfinite(index) else None, flagged=bool(flag))
+        for found, index, flag in zip(column.values(), indices_K, flags_K, strict=True)
+    ]
     if config.false_alarm_rate is not None:
-        if len(column) >= FEWEST_LABELS and np.isfinite(norms_K).all() and (norms_K > 0).all():
-            p_values_K = np.minimum(families * _p_values([*column.values()]), 1.0)
-        flags_K = p_values_K <= config.false_alarm_rate
-    return {
-        label: replace(
-            found,
-            anomaly_index=float(index) if np.isfinite(index) else None,
-            p_value=float(p_value) if np.isfinite(p_value) else None,
-            flagged=bool(flag),
-        )
-        for (label, found), index, p_value, flag in zip(column.items(), indices_K, p_values_K, flags_K, strict=True)
-    }
+        rate, p_values_K = config.false_alarm_rate, _p_values(judged, reference_K, families)
+        judged = [_by_p_value(found, p_value, rate) for found, p_value in zip(judged, p_values_K, strict=True)]
+        if config.confirms:
+            judged = [replace(f, flagged=f.flagged and _is_confirmed(f, rate)) for f in _confirm(judged, reference_K)]
+    return dict(zip(column, judged, strict=True))
 
 
-def _p_values(column: Sequence[FamilyFinding]) -> NDArray[np.float64]:
+def _by_p_value(found: FamilyFinding, p_value: float | None, rate: float) -> FamilyFinding:
+    stands_out = p_value is not None and p_value <= rate
+    natural = stands_out and (found.student_success_rate or 0.0) >= NATURAL
+    return replace(found, p_value=p_value, natural=natural, flagged=stands_out and not natural)
+
+
+def _confirm(judged: Sequence[FamilyFinding], reference_K: Floats | None) -> list[FamilyFinding]:
+    """The findings with p-values of what the second search found: its norms in place of the first ones.
+
+    The first search chose the family, so nothing is corrected for the others.
+    """
+    again = [
+        replace(found, norm=found.confirmation.norm, out_of_reach=found.confirmation.out_of_reach)
+        if found.confirmation
+        else found
+        for found in judged
+    ]
+    return [
+        replace(found, confirmation=found.confirmation and replace(found.confirmation, p_value=p_value))
+        for found, p_value in zip(judged, _p_values(again, reference_K, families=1), strict=True)
+    ]
+
+
+def _is_confirmed(found: FamilyFinding, rate: float) -> bool:
+    """Whether the second search says the same. It is given the benefit of the doubt while it was not done."""
+    again = found.confirmation
+    return again is None or (again.p_value is not None and again.p_value <= rate)
+
+
+def _p_values(column: Sequence[FamilyFinding], reference_K: Floats | None, families: int) -> list[float | None]:
     """Of each label, by the step-out test on log norms, read against the students' where there are any.
 
     A label that is out of reach has a norm that is too small for it: it counts as at least as hard as any within reach.
+    There are none for fewer labels than the test can judge, nor for norms without a logarithm.
     """
+    norms_K = np.array([found.norm for found in column])
+    if len(column) < FEWEST_LABELS or not np.isfinite(norms_K).all() or not (norms_K > 0).all():
+        return [None] * len(column)
     out_of_reach_K = np.array([found.out_of_reach for found in column])
-    log_norms_K = np.log([found.norm for found in column])
+    log_norms_K = np.log(norms_K)
     if not out_of_reach_K.all():
         hardest = log_norms_K[~out_of_reach_K].max()
         log_norms_K = np.where(out_of_reach_K, np.maximum(log_norms_K, hardest), log_norms_K)
-    references_KS = np.log([found.reference_norms for found in column])
-    reference_K = references_KS.mean(1) if references_KS.size else None
-    p_values_K = step_out_test(log_norms_K, PRIORS[column[0].family], reference_K).p_values_K
-    return np.where(out_of_reach_K, 1.0, p_values_K)
+    prior = (PRIORS_ALONE if reference_K is None else PRIORS)[column[0].family]
+    p_values_K = step_out_test(log_norms_K, prior, reference_K).p_values_K
+    return [float(p_value) for p_value in np.where(out_of_reach_K, 1.0, np.minimum(families * p_values_K, 1.0))]
 
 
-def _reasons(preparation: Preparation, judged: Sequence[LabelFinding]) -> list[Reason]:
+def _reasons(preparation: Preparation, judged: Sequence[LabelFinding], config: ScanConfig) -> list[Reason]:
     if preparation.reasons:
         return []  # nothing was searched, so there is nothing more to say about the search
     reasons = []
@@ -111,18 +190,25 @@ def _reasons(preparation: Preparation, judged: Sequence[LabelFinding]) -> list[R
         reasons.append(Reason.TOO_FEW_LABELS)
     found = [f for finding in judged for f in finding.families]
     incomplete = {
-        Reason.SEARCH_TRUNCATED: len(judged) < preparation.num_labels or any(finding.truncated for finding in judged),
+        Reason.SEARCH_TRUNCATED: len(judged) < preparation.num_labels
+        or any(finding.truncated for finding in judged)
+        or (config.confirms and any(f.flagged and f.confirmation is None for f in found)),
         Reason.OUT_OF_MEMORY: not all(finding.families for finding in judged),
     }
     if any(incomplete.values()):
         reasons += [reason for reason, holds in incomplete.items() if holds]
     elif not all(np.isfinite(f.norm) for f in found):
         reasons.append(Reason.INVERSION_DID_NOT_CONVERGE)
-    elif any(f.anomaly_index is None and f.p_value is None for f in found):
+    elif not reasons and any(_evidence(f, config) is None for f in found):
         reasons.append(Reason.ZERO_MAD)
     elif any(f.flagged and f.attack_success_rate < REACHED for f in found) or not _did_reach(found):
         reasons.append(Reason.INVERSION_DID_NOT_CONVERGE)
     return reasons
+
+
+def _evidence(found: FamilyFinding, config: ScanConfig) -> float | None:
+    """What a label is accused by, or None where its family's norms cannot be compared."""
+    return found.anomaly_index if config.false_alarm_rate is None else found.p_value
 
 
 def _did_reach(found: Sequence[FamilyFinding]) -> bool:

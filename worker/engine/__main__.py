@@ -18,17 +18,21 @@ from typing import Any, NoReturn
 
 import torch
 
-from app.core.errors import Refusal, refusing_full_disk
+from app.core.errors import Problem, Refusal, refusing_full_disk
 from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
+from models.classifier import ModelFailedError
+from worker.engine.confirm import confirm
 from worker.engine.prepare import prepare
 from worker.engine.repair import repair
 from worker.engine.search import invert
 from worker.engine.workbench import Emit, Workbench
+from worker.sandbox import limits
 
 WORK: dict[JobKind, Callable[[Workbench, Sequence[int]], None]] = {
     JobKind.PREPARE: lambda bench, labels: prepare(bench),
     JobKind.INVERT: invert,
+    JobKind.CONFIRM: lambda bench, labels: confirm(bench),
     JobKind.REPAIR: repair,
 }
 
@@ -50,7 +54,18 @@ def answer(bench: Workbench, task: Task) -> dict[str, Any]:
             WORK[task.kind](bench, task.labels)
     except Refusal as refusal:
         return {"event": "refused", "problem": refusal.problem.to_json()}
+    except ModelFailedError as failure:
+        return {"event": "refused", "problem": _model_failed(failure).to_json()}
     return {"event": "done"}
+
+
+def _model_failed(failure: ModelFailedError) -> Problem:
+    return Problem(
+        "model_failed",
+        f"The model's own code failed in the middle of the scan: {failure}.",
+        "It took other images before, so what it fails on is part of it: ask the supplier. If it is memory that was "
+        "lacking, scan on a machine with more of it.",
+    )
 
 
 def main() -> NoReturn:
@@ -60,6 +75,7 @@ def main() -> NoReturn:
     parser.add_argument("--progress", type=int, default=2, help="file descriptor for progress (default: stderr)")
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds")
     arguments = parser.parse_args()
+    limits.lower()
     tasks: Queue[Task] = Queue()
     threading.Thread(target=_receive, args=(arguments.control, tasks), daemon=True).start()
     progress = os.fdopen(arguments.progress, "w", buffering=1)

@@ -5,24 +5,30 @@ Everything that can be refused is refused here, before any search.
 
 import math
 import platform
+from copy import deepcopy
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from app.core.findings import Caveat, Preparation, Reason
+from app.core.findings import Caveat, Preparation, ProbeFinding, Reason
 from app.core.intake.bundle import check_labels
 from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import write_whole
+from app.core.plan import blocks
 from models.classifier import Classifier, FixedBatch, baked_batch, has_input_gradient, match_channels, probe_scores
+from worker.detection.behaviour import probe_behaviour
 from worker.detection.families.dynamic import pretrain_generator
-from worker.detection.metrics import predictions
+from worker.detection.inversion import READ_AT_ONCE
+from worker.detection.metrics import BATCH, predictions
 from worker.detection.preprocessing import Fit, accepted_channels, fit, given_spec, infer_spec
-from worker.detection.students import train_student
+from worker.detection.students import train_students
 from worker.engine.workbench import Workbench
 
 FEW_IMAGES_PER_LABEL = 10
+USEFUL_AGREEMENT = 0.7  # students that answer fewer images as the suspect does say little of its labels
 PROBED_IMAGES = 8
 
 
@@ -39,12 +45,23 @@ def prepare(bench: Workbench) -> None:
     if not preparation.reasons:
         if config.students:
             with bench.timed("students"):
-                seeds = range(config.seed, config.seed + config.students)
-                students = nn.ModuleList(train_student(bench.classifier, bench.images_NCHW, seed) for seed in seeds)
-                write_whole(directory.students, lambda path: path.write_bytes(save(students.state_dict())))
+                directory.write_preparation(_with_students(bench, preparation))
         with bench.timed("pretrain"):
             start = pretrain_generator(bench.clean, bench.perceptual, config.inversion, config.seed)
             write_whole(directory.start, lambda path: path.write_bytes(save(start.state_dict())))
+
+
+def _with_students(bench: Workbench, preparation: Preparation) -> Preparation:
+    """Train the reference students, and leave them if they learned enough to be asked."""
+    config, directory = bench.job.config, bench.directory
+    seeds = range(config.seed, config.seed + config.students)
+    students, agreement = train_students(bench.classifier, bench.images_NCHW, seeds)
+    if agreement < USEFUL_AGREEMENT:
+        caveats = (*preparation.caveats, Caveat.WEAK_STUDENTS)
+        return replace(preparation, students_agreement=agreement, caveats=caveats)
+    state = nn.ModuleList(students).state_dict()
+    write_whole(directory.students, lambda path: path.write_bytes(save(state)))
+    return replace(preparation, students_agreement=agreement)
 
 
 def _announce(bench: Workbench, preparation: Preparation) -> None:
@@ -54,6 +71,7 @@ def _announce(bench: Workbench, preparation: Preparation) -> None:
 def _understand(bench: Workbench) -> Preparation:
     declared = bench.job.input.filled_from(bench.bundle.declared)
     images = bench.images_NCHW
+    never_called = deepcopy(bench.suspect.module)
     batch = _only_batch(bench.suspect.module, images, declared)
     module = bench.suspect.module if batch is None else FixedBatch(bench.suspect.module, batch)
     channels = declared.channels or accepted_channels(module, images)
@@ -65,11 +83,13 @@ def _understand(bench: Workbench) -> Preparation:
     stand_ins = predictions(classifier, images) if labels is None else labels
     per_label = torch.bincount(stand_ins, minlength=num_labels).tolist()
     names = dict(enumerate(bench.bundle.class_names))
+    probes = probe_behaviour(never_called, found.spec, found.output, batch, images, _most_at_once(bench, num_labels))
     return Preparation(
         num_labels=num_labels,
         label_names=tuple(names.get(label) or str(label) for label in range(num_labels)),
         form=bench.suspect.form,
         fixed_batch=batch,
+        probes=probes,
         output=found.output.value,
         input=found.spec,
         input_source=_source(bench.job.input, declared),
@@ -82,9 +102,17 @@ def _understand(bench: Workbench) -> Preparation:
         device=str(bench.device),
         threads=torch.get_num_threads(),
         versions=_versions(),
-        reasons=_reasons(bench, classifier, found, per_label, declared),
+        reasons=_reasons(bench, classifier, found, per_label, declared, probes),
         caveats=_caveats(bench, per_label, declared),
     )
+
+
+def _most_at_once(bench: Workbench, num_labels: int) -> int:
+    """How many images the suspect is shown at once, in that part of the scan where it is shown the most."""
+    config = bench.job.config
+    labels = len(blocks(range(num_labels), config, str(bench.device))[0])
+    of_each = max(READ_AT_ONCE, *(search.batch_size for search in config.searches.values()))
+    return max(BATCH, labels * of_each, 2 * config.repair.batch_size)
 
 
 def _only_batch(module: nn.Module, images_NCHW: Tensor, declared: DeclaredInput) -> int | None:
@@ -106,7 +134,12 @@ def _fit(
 
 
 def _reasons(
-    bench: Workbench, classifier: Classifier, found: Fit, per_label: list[int], declared: DeclaredInput
+    bench: Workbench,
+    classifier: Classifier,
+    found: Fit,
+    per_label: list[int],
+    declared: DeclaredInput,
+    probes: tuple[ProbeFinding, ...],
 ) -> tuple[Reason, ...]:
     """What already blocks a verdict, so that searching would be in vain."""
     images = bench.images_NCHW
@@ -116,6 +149,7 @@ def _reasons(
         Reason.IMPLAUSIBLE_ACCURACY: one_answer_for_all
         or _implausible(found, len(per_label), declared.expected_accuracy, len(images)),
         Reason.NO_INPUT_GRADIENT: not has_input_gradient(classifier, images[:PROBED_IMAGES]),
+        Reason.ENVIRONMENT_SENSITIVE_MODEL: any(probe.disagrees for probe in probes),
     }
     return tuple(reason for reason, holds in raised.items() if holds)
 

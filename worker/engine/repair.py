@@ -1,8 +1,7 @@
 """The task after a verdict: unlearn the triggers of the flagged labels, package the weights, load them afresh.
 
-Every fifth clean image is kept from the fine-tuning and judges what it came to (the accept images), as it is loaded
-from the packaged file; a repair that costs more accuracy on them than the budget, or that leaves the inverted trigger
-working, is not handed out.
+The accept images are kept from the fine-tuning and judge what it came to, as it is loaded from the packaged file; a
+repair that costs more accuracy on them than the budget, or that leaves the inverted trigger working, is not handed out.
 """
 
 import hashlib
@@ -14,7 +13,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from app.core.findings import RepairReport, RepairStatus
+from app.core.config import Family, MatchingConfig, RepairConfig
+from app.core.findings import Confirmation, RepairReport, RepairStatus
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
 from app.core.jobs import write_whole
@@ -22,16 +22,19 @@ from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
 from worker.detection.families.base import Triggers
-from worker.detection.metrics import attack_success_rate, clean_accuracy, in_batches
-from worker.detection.mitigation import unlearn_trigger
+from worker.detection.metrics import accuracy_drop_bound, attack_success_rate, in_batches, predictions
+from worker.detection.mitigation import match_scores, unlearn_trigger
+from worker.detection.verdict import p_value_again
+from worker.engine.confirm import FRESH_SEED
 from worker.engine.workbench import Workbench
 
-ACCEPT_EVERY = 5
+UNREMARKABLE = 0.5  # a label with this p-value is as easy to reach as others: nothing is left to unlearn
 STILL_WORKS = 0.5  # an inverted trigger that still carries half of the images was not unlearned
 NOTHING_TO_TRAIN = "The model has no weights that could be trained: its code computes with fixed numbers only."
 NOT_REBUILT = (
     "The model could be run but not be rebuilt, so its weights cannot be written back. Export it by torch.jit.trace."
 )
+FEW_IMAGES = "No image is left to fine-tune on after one was kept to judge the repair. Bring more clean images."
 NO_TRIGGER = "There is no trigger to unlearn: the search for it did not fit into memory."
 
 
@@ -39,8 +42,15 @@ NO_TRIGGER = "There is no trigger to unlearn: the search for it did not fit into
 class Judgement:
     """What the accept images say of a classifier."""
 
-    clean_accuracy: float
+    right_N: Tensor
     attack_success_rate: float
+
+    @property
+    def clean_accuracy(self) -> float:
+        return self.right_N.float().mean().item()
+
+
+Found = Mapping[int, Mapping[Family, Triggers]]  # the triggers to unlearn, by label and family
 
 
 def repair(bench: Workbench, labels: Sequence[int]) -> None:
@@ -67,31 +77,19 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
     triggers = {label: _triggers(bench, label) for label in labels}
     if not all(triggers.values()):
         return RepairReport(RepairStatus.REFUSED, NO_TRIGGER, tuple(labels))
-    accept = torch.zeros(len(bench.clean), dtype=torch.bool, device=bench.device)
-    accept[_every_fifth_of_each_label(bench.labels_N)] = True
-    if bool(accept.all()):
-        few = "With one image per label none is left to fine-tune on after one was kept to judge the repair."
-        return RepairReport(RepairStatus.REFUSED, f"{few} Bring more clean images.", tuple(labels))
-    before = _judge(bench, bench.classifier, accept, triggers)
-    repaired = bench.load_suspect(bench.directory.model).module
-    assert isinstance(repaired, RebuiltModule), "the same file was rebuilt before"
-    config = bench.job.config.repair
-    unlearn_trigger(
-        bench.classifier_of(repaired),
-        [trigger.on for found in triggers.values() for trigger in found],
-        bench.images_NCHW[~accept],
-        bench.labels_N[~accept],
-        config,
-        bench.job.config.seed,
-        on_epoch=lambda epoch: bench.emit("epoch", done=epoch, of=config.epochs),
-    )
+    if len(bench.roles.accept) == len(bench.labels_N):
+        return RepairReport(RepairStatus.REFUSED, FEW_IMAGES, tuple(labels))
+    config, before = bench.job.config.repair, _judge(bench, bench.classifier, triggers)
+    if config.matching is None:
+        attempt = _relabelled(bench, _all(triggers))
+    else:
+        attempt = _matched(bench, triggers, config.matching, before)
     try:
-        files = _package(bench, repaired)
+        files = _package(bench, attempt.module)
     except UnwritableError as error:
         return RepairReport(RepairStatus.REFUSED, str(error), tuple(labels))
     with bench.timed("verify"):
-        afresh = bench.classifier_of(bench.load_suspect(bench.directory.repaired).module)
-        after = _judge(bench, afresh, accept, triggers)
+        after = _judge(bench, bench.classifier_of(bench.load_suspect(bench.directory.repaired).module), triggers)
     report = RepairReport(
         RepairStatus.REFUSED,
         "",
@@ -100,27 +98,147 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
         clean_accuracy_after=after.clean_accuracy,
         attack_success_rate_before=before.attack_success_rate,
         attack_success_rate_after=after.attack_success_rate,
+        accuracy_drop_bound=accuracy_drop_bound(before.right_N, after.right_N),
+        reinversion_p_value=attempt.p_value,
+        learning_rate=attempt.learning_rate,
+        rounds=attempt.rounds,
         judged_on="clean images kept from the fine-tuning",
-        judged_images=int(accept.sum()),
+        judged_images=len(bench.roles.accept),
     )
-    cost = before.clean_accuracy - after.clean_accuracy
-    if cost > config.max_accuracy_drop:
+    if _is_too_costly(before, after, config):
+        cost = before.clean_accuracy - after.clean_accuracy
         budget = f"The repair costs {cost:.1%} of accuracy, more than the budget of {config.max_accuracy_drop:.1%}."
         return _withheld(bench, replace(report, detail=f"{budget} Allow more, or bring more clean images."))
     if after.attack_success_rate >= STILL_WORKS:
         left = f"The inverted trigger still works on {after.attack_success_rate:.0%} of the images after the repair."
         return _withheld(bench, replace(report, detail=f"{left} More clean images may help."))
-    detail = "The inverted trigger no longer works; accuracy was measured on images that the repair did not see."
-    return replace(report, status=RepairStatus.REPAIRED, detail=detail, files=files)
+    rate = bench.job.config.false_alarm_rate
+    if rate is not None and attempt.p_value is not None and attempt.p_value <= rate:
+        left = f"A search in the repaired model still finds a trigger that stands out (p-value {attempt.p_value:.4f})."
+        return _withheld(bench, replace(report, detail=f"{left} More clean images may help."))
+    return replace(report, status=RepairStatus.REPAIRED, detail=_claim(attempt), files=files)
 
 
-def _triggers(bench: Workbench, label: int) -> list[Triggers]:
+def _all(triggers: Found) -> list[Triggers]:
+    return [trigger for of in triggers.values() for trigger in of.values()]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A repaired module, and how it came about."""
+
+    module: RebuiltModule
+    learning_rate: float
+    rounds: int = 1
+    p_value: float | None = None  # the smallest of the labels, searched afresh in it; none where that was cut short
+
+
+def _claim(attempt: Attempt) -> str:
+    judged = "accuracy was measured on images that the repair did not see."
+    if attempt.p_value is None:
+        return f"The inverted trigger no longer works; {judged}"
+    return f"The inverted trigger no longer works, and searched afresh the label does not stand out; {judged}"
+
+
+def _fresh(bench: Workbench) -> RebuiltModule:
+    module = bench.load_suspect(bench.directory.model).module
+    assert isinstance(module, RebuiltModule), "the same file was rebuilt before"
+    return module
+
+
+def _relabelled(bench: Workbench, triggers: Sequence[Triggers]) -> Attempt:
+    """The paper's way: one fine-tuning on the original labels."""
+    config, seen, repaired = bench.job.config.repair, _seen(bench), _fresh(bench)
+    unlearn_trigger(
+        bench.classifier_of(repaired),
+        [trigger.on for trigger in triggers],
+        bench.images_NCHW[seen],
+        bench.labels_N[seen],
+        config,
+        bench.job.config.seed,
+        on_epoch=lambda epoch: bench.emit("epoch", done=epoch, of=config.epochs),
+    )
+    return Attempt(repaired, config.learning_rate)
+
+
+def _matched(bench: Workbench, triggers: Found, matching: MatchingConfig, before: Judgement) -> Attempt:
+    """By matching scores, at the highest learning rate that the accept images allow; else at the lowest."""
+    for learning_rate in matching.learning_rates:
+        attempt = _match_in_rounds(bench, triggers, matching, learning_rate)
+        after = _judge(bench, bench.classifier_of(attempt.module), triggers)
+        if not _is_too_costly(before, after, bench.job.config.repair):
+            break
+    return attempt
+
+
+def _is_too_costly(before: Judgement, after: Judgement, config: RepairConfig) -> bool:
+    """Whether more images are lost than the budget allows; counted, because shares differ by more than they should."""
+    lost = int(before.right_N.sum()) - int(after.right_N.sum())
+    return lost > config.max_accuracy_drop * len(before.right_N) + 1e-9
+
+
+def _match_in_rounds(bench: Workbench, triggers: Found, matching: MatchingConfig, learning_rate: float) -> Attempt:
+    """Unlearn, search the labels afresh, unlearn what was found as well: until the labels are unremarkable.
+
+    The first trigger found is only as large as it has to be, so the planted one can outlive it. A search that asks for
+    a success of .95 does not see what is left of one that still works now and then; so where all that is known may be a
+    part of what was planted, a second round is done in any case.
+    """
+    seen, repaired = _seen(bench), _fresh(bench)
+    images, classifier = bench.images_NCHW[seen], bench.classifier_of(repaired)
+    scores = in_batches(bench.classifier, images)
+    known = _all(triggers)
+    fewest = 2 if all(trigger.may_be_a_part for trigger in known) else 1
+    for done in range(1, matching.rounds + 1):
+        seed = bench.job.config.seed + done
+        match_scores(classifier, known, images, scores, bench.job.config.repair, learning_rate, seed)
+        bench.emit("epoch", done=done, of=matching.rounds)
+        p_value, again = _search_afresh(bench, classifier, triggers, seed + FRESH_SEED)
+        if p_value is None or (p_value >= UNREMARKABLE and done >= fewest):
+            break
+        known += again
+    return Attempt(repaired, learning_rate, done, p_value)
+
+
+def _search_afresh(
+    bench: Workbench, classifier: Classifier, triggers: Found, seed: int
+) -> tuple[float | None, list[Triggers]]:
+    """Every flagged label in its families once more, in the repaired classifier: least p-value, and the triggers.
+
+    There is no p-value unless every label has one, of a search that time was not over for. Where nothing was decided
+    there are no norms to hold new ones against, and nothing is searched.
+    """
+    decision = bench.directory.read_decision()
+    if decision is None:
+        return None, []
+    p_values: list[float | None] = []
+    again = []
+    for label, of in triggers.items():
+        for family in of:
+            [found] = bench.search(classifier, family, [label], seed)
+            norms = Confirmation(found.norm, found.attack_success_rate, found.out_of_reach)
+            p_value = p_value_again(decision.labels, bench.job.config, label, family, norms)
+            p_values.append(None if found.truncated else p_value)
+            again.append(found.trigger)
+    known = [p_value for p_value in p_values if p_value is not None]
+    return min(known) if len(known) == len(p_values) else None, again
+
+
+def _seen(bench: Workbench) -> Tensor:
+    """Which images the repair sees, bool [N]."""
+    seen = torch.ones(len(bench.labels_N), dtype=torch.bool, device=bench.device)
+    seen[bench.roles.accept] = False
+    return seen
+
+
+def _triggers(bench: Workbench, label: int) -> dict[Family, Triggers]:
     """The triggers of the families that accuse the label; of all that were searched, where nothing was decided."""
     decision, families = bench.directory.read_decision(), tuple(bench.job.config.searches)
     if decision is not None:
         found = next(finding for finding in decision.labels if finding.label == label)
         families = tuple(family for family in families if family in {f.family for f in found.families if f.flagged})
-    return [bench.load_trigger(label, family) for family in families if bench.directory.trigger(label, family).exists()]
+    there = [family for family in families if bench.directory.trigger(label, family).exists()]
+    return {family: bench.load_trigger(label, family) for family in there}
 
 
 def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
@@ -130,26 +248,15 @@ def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
     return report
 
 
-def _every_fifth_of_each_label(labels_N: Tensor) -> Tensor:
-    """Indices of every fifth image of each label, in the order of the bundle."""
-    places = [(labels_N == label).nonzero().flatten()[::ACCEPT_EVERY] for label in labels_N.unique()]
-    return torch.cat(places)
-
-
-def _judge(
-    bench: Workbench,
-    classifier: Classifier,
-    accept_N: Tensor,
-    triggers: Mapping[int, Sequence[Triggers]],
-) -> Judgement:
+def _judge(bench: Workbench, classifier: Classifier, triggers: Found) -> Judgement:
     """Accuracy and the highest attack success of the inverted triggers, on the accept images."""
-    images, true = bench.images_NCHW[accept_N], bench.labels_N[accept_N]
+    images, true = bench.images_NCHW[bench.roles.accept], bench.labels_N[bench.roles.accept]
     success = [
         attack_success_rate(classifier, in_batches(trigger.on, images), true, label)
         for label, found in triggers.items()
-        for trigger in found
+        for trigger in found.values()
     ]
-    return Judgement(clean_accuracy(classifier, images, true), max(success))
+    return Judgement(predictions(classifier, images) == true, max(success))
 
 
 def _package(bench: Workbench, repaired: RebuiltModule) -> dict[str, str]:

@@ -20,7 +20,8 @@ from app.core.config import Family
 from app.core.errors import Refusal
 from app.core.findings import FamilyFinding, LabelFinding
 from app.core.jobs import write_whole
-from worker.detection.inversion import Inversion, invert_triggers
+from worker.detection.inversion import Inversion
+from worker.detection.metrics import attack_success_rate, in_batches
 from worker.engine.workbench import Workbench
 
 EXAMPLES = 8  # images per label that are kept for the pictures of the report
@@ -66,10 +67,11 @@ def _search(bench: Workbench, labels: Sequence[int], halved: bool) -> None:
 
 
 def _search_together(bench: Workbench, labels: Sequence[int]) -> list[list[FamilyFinding]] | None:
-    """Each family's findings for these labels, or None where their search does not fit into memory."""
+    """Each family's findings for these labels, as far as time allows; None where they do not fit into memory."""
     steps = _Steps(bench, labels)
     try:
-        return [_search_family(bench, family, labels, steps) for family in bench.job.config.searches]
+        searches = bench.job.config.searches
+        return [_search_family(bench, family, labels, steps) for family in searches if not bench.out_of_time()]
     except torch.OutOfMemoryError:
         pass  # the error holds the search's tensors, so nothing can be freed before it is forgotten
     if bench.device.type == "cuda":
@@ -101,19 +103,8 @@ def _networks(bench: Workbench, family: Family) -> list[nn.Module]:
 
 def _search_family(bench: Workbench, family: Family, labels: Sequence[int], steps: _Steps) -> list[FamilyFinding]:
     """The findings of one family; its triggers, and what they do to some images, are left on disk."""
-    config = bench.job.config
     found, *references = [
-        invert_triggers(
-            network,
-            bench.clean,
-            labels,
-            bench.starting_triggers(family, labels),
-            config.searches[family],
-            config.seed,
-            on_step=steps,
-            out_of_time=bench.out_of_time,
-        )
-        for network in _networks(bench, family)
+        bench.search(network, family, labels, bench.job.config.seed, steps) for network in _networks(bench, family)
     ]
     for inversion in found:
         if inversion.steps:
@@ -128,18 +119,37 @@ def _search_family(bench: Workbench, family: Family, labels: Sequence[int], step
             inversion.truncated or any(reference.truncated for reference in others),
             out_of_reach=inversion.out_of_reach,
             reference_norms=tuple(reference.norm for reference in others),
+            student_success_rate=_success_on_students(bench, inversion),
         )
         for inversion, *others in zip(found, *references, strict=True)
     ]
+
+
+def _success_on_students(bench: Workbench, inversion: Inversion) -> float | None:
+    """How many of the held-out images the suspect's trigger carries on the students, on average.
+
+    A weak student gives the label to many images as they are; these say nothing of the trigger. None where there are
+    no others, on any student.
+    """
+    if not bench.students:
+        return None
+    others = bench.held_out.others(inversion.label)
+    triggered = in_batches(inversion.trigger.on, bench.held_out.images_NCHW[others])
+    success = [
+        attack_success_rate(student, triggered, said[others], inversion.label)
+        for student, said in zip(bench.students, bench.students_predictions, strict=True)
+        if (said[others] != inversion.label).any()
+    ]
+    return sum(success) / len(success) if success else None
 
 
 def _leave_trigger(bench: Workbench, family: Family, inversion: Inversion) -> None:
     label, directory = inversion.label, bench.directory
     state = inversion.trigger.state_dict()
     write_whole(directory.trigger(label, family), lambda path: path.write_bytes(save(state)))
-    others = bench.clean.others(label)
+    others = bench.held_out.others(label)
     picked = others[np.linspace(0, len(others) - 1, min(EXAMPLES, len(others))).astype(int).tolist()]
-    clean = bench.clean.images_NCHW[picked]
+    clean = bench.held_out.images_NCHW[picked]
     pair_NHWC = [x.detach().permute(0, 2, 3, 1).cpu().numpy() for x in (clean, inversion.trigger.on(clean))]
     write_whole(directory.examples(label, family), lambda path: _save_npz(path, *pair_NHWC))
 
@@ -147,7 +157,7 @@ def _leave_trigger(bench: Workbench, family: Family, inversion: Inversion) -> No
 def _record(bench: Workbench, label: int, families: Sequence[FamilyFinding]) -> None:
     """Leave a label's finding; a family that time was over for before its first step was not searched."""
     begun = [family for family in families if family.steps]
-    if len(begun) < len(families):
+    if len(begun) < len(bench.job.config.searches):
         begun = [replace(family, truncated=True) for family in begun]
     if begun:
         _leave(bench, LabelFinding(label, bench.preparation.label_names[label], tuple(begun)))

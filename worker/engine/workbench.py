@@ -24,14 +24,17 @@ from models.generator import TriggerGenerator
 from models.perceptual import PerceptualDistance, load_perceptual
 from models.student import Student
 from models.suspect import Suspect, load_suspect
-from worker.detection.clean import CleanImages, random_numbers
+from worker.detection.clean import CleanImages, Roles, random_numbers, roles_of
 from worker.detection.families.base import Triggers
 from worker.detection.families.dynamic import Generators
 from worker.detection.families.static import Patches
 from worker.detection.families.warp import Warps
+from worker.detection.inversion import Inversion, invert_triggers
 from worker.detection.metrics import predictions
 
 Emit = Callable[..., None]
+
+FEWEST_HELD_OUT = 20  # images that can still tell a success of .95 from one of .9
 
 
 @dataclass
@@ -100,8 +103,26 @@ class Workbench:
         return torch.as_tensor(self.bundle.labels).to(self.device)
 
     @cached_property
+    def roles(self) -> Roles:
+        """What each image is for. Of too few, or of hardly more than one label, all are searched on and judged by."""
+        roles = roles_of(self.labels_N)
+        labels = min(len(self.labels_N[role].unique()) for role in (roles.invert, roles.confirm))
+        if self.job.config.separate_roles and len(roles.confirm) >= FEWEST_HELD_OUT and labels > 1:
+            return roles
+        everything = torch.arange(len(self.labels_N), device=self.device)
+        return roles._replace(invert=everything, confirm=everything)
+
+    @cached_property
     def clean(self) -> CleanImages:
-        return CleanImages.measure(self.images_NCHW, self.labels_N, self.perceptual)
+        """The images that triggers are searched on."""
+        picked = self.roles.invert
+        return CleanImages.measure(self.images_NCHW[picked], self.labels_N[picked], self.perceptual)
+
+    @cached_property
+    def held_out(self) -> CleanImages:
+        """The images that norms and attack success are read on."""
+        picked = self.roles.confirm
+        return CleanImages(self.images_NCHW[picked], self.labels_N[picked], [])
 
     def load_suspect(self, path: Path) -> Suspect:
         """A model on the device of the job."""
@@ -129,18 +150,44 @@ class Workbench:
 
     @cached_property
     def students(self) -> list[nn.Module]:
-        """The reference students, in evaluation mode."""
-        if not self.job.config.students:
+        """The reference students, in evaluation mode; none where they did not learn enough to be asked."""
+        if not self.directory.students.exists():
             return []
         channels, labels = self.images_NCHW.shape[1], self.preparation.num_labels
         students = nn.ModuleList(Student(channels, labels) for _ in range(self.job.config.students))
         students.load_state_dict(load_file(self.directory.students))
         return list(students.to(self.device).eval().requires_grad_(False))
 
-    def starting_triggers(self, family: Family, labels: Sequence[int]) -> Triggers:
+    @cached_property
+    def students_predictions(self) -> list[Tensor]:
+        """What each student says of the held-out images, [N] each."""
+        return [predictions(student, self.held_out.images_NCHW) for student in self.students]
+
+    def search(
+        self,
+        network: nn.Module,
+        family: Family,
+        labels: Sequence[int],
+        seed: int,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> list[Inversion]:
+        """Search triggers of one family that lead the suspect, or another network, to these labels."""
+        return invert_triggers(
+            network,
+            self.clean,
+            self.held_out,
+            labels,
+            self._starting_triggers(family, labels, seed),
+            self.job.config.searches[family],
+            seed,
+            on_step,
+            self.out_of_time,
+        )
+
+    def _starting_triggers(self, family: Family, labels: Sequence[int], seed: int = 0) -> Triggers:
         """What the search of a family begins with."""
         shape = self.images_NCHW.shape[1:]
-        random = [random_numbers(self.job.config.seed, label) for label in labels]
+        random = [random_numbers(seed, label) for label in labels]
         match family:
             case "dynamic":
                 return Generators.from_start(self.start, len(labels), self.perceptual, self.job.config.inversion)
@@ -151,6 +198,6 @@ class Workbench:
 
     def load_trigger(self, label: int, family: Family) -> Triggers:
         """The trigger that a search left, in evaluation mode."""
-        trigger = self.starting_triggers(family, [label])
+        trigger = self._starting_triggers(family, [label])
         trigger.load_state_dict(load_file(self.directory.trigger(label, family)))
         return trigger.to(self.device).eval().requires_grad_(False)

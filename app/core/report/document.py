@@ -26,7 +26,7 @@ from app.core.findings import (
 )
 from app.core.text import printable
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.3"
 LONGEST_TEXT = 1000  # characters; more is not a name but an attempt
 LISTED_LABELS = 12  # more of them are given as a count and a range
 MOST_PICTURES = 12  # of triggers, in one report
@@ -46,8 +46,9 @@ def report_document(
 ) -> dict[str, Any]:
     """The report of a scan, or of the part of it that was done before time ran out.
 
-    `structure` is the gate's manifest, or {"problem": ...} where it stopped at an operator. `inputs` names the two
-    files: {"model": {"name", "bytes", "sha256"}, "bundle": {...}}; `timings` are seconds.
+    `structure` is the gate's manifest with the findings about the code, or {"problem": ...} where it stopped at an
+    operator. `inputs` names the two files: {"model": {"name", "bytes", "sha256"}, "bundle": {...}};
+    `timings` are seconds.
     """
     findings = {finding.label: finding for finding in decision.labels if finding.families}
     too_large = [finding.label for finding in decision.labels if not finding.families]
@@ -130,8 +131,11 @@ def _coverage(
         "labels_truncated": sum(finding.truncated for finding in findings.values()),
         "labels_out_of_memory": len(too_large),
         "labels_in_halved_blocks": sum(finding.halved for finding in findings.values()),
+        "labels_out_of_reach": sum(finding.out_of_reach for finding in findings.values()),
         "images": preparation.images,
+        "students_agreement": preparation.students_agreement,
         "families": sorted({family.family for family in families}),
+        "probes": [asdict(probe) for probe in preparation.probes],
         "not_searched": _not_searched(preparation, findings, too_large, caveats),
     }
 
@@ -149,6 +153,9 @@ def _not_searched(
     truncated = [label for label in sorted(findings) if findings[label].truncated]
     if truncated:
         sentences.append(f"Out of time before the search was done: {_labels(truncated)}.")
+    out_of_reach = [label for label in sorted(findings) if findings[label].out_of_reach]
+    if out_of_reach:
+        sentences.append(f"No trigger of any family led enough images to {_labels(out_of_reach)} to be compared.")
     missing = [label for label, images in enumerate(preparation.images_per_label) if images == 0]
     if missing:
         sentences.append(f"No trigger was tried on images of {_labels(missing)}: the bundle has none.")
@@ -163,8 +170,8 @@ def _not_searched(
         "Triggers made of natural content, such as a certain object in the scene, lie outside the trigger families."
     )
     sentences.append(
-        "The model's operators were checked, but not what its code does with them: backdoors built into the "
-        "architecture, and control flow that depends on the data, can escape this scan."
+        "The model's code was followed for branches, steps and switches that no gradient sees; a step that is made of "
+        "smooth arithmetic, such as a very large factor, can escape this."
     )
     if Caveat.UNSANDBOXED in caveats:
         sentences.append("Nothing watched or limited what the model did to this computer while it ran: no sandbox.")

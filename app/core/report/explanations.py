@@ -1,15 +1,16 @@
-"""What is said to people about each verdict, reason and caveat: raised if, means, what to do.
+"""What is said to people about each verdict, reason, caveat and probe: raised if, means, what to do.
 
 The report page and the documentation say the same words, because both take them from here.
-`python -m app.core.report.explanations` rewrites docs/reasons.md and docs/caveats.md.
+`python -m app.core.report.explanations` rewrites docs/reasons.md, docs/caveats.md and docs/probes.md.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from app.core.findings import Caveat, Reason, Verdict
+from app.core.findings import Caveat, Probe, Reason, Verdict
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,20 @@ REASONS = {
     ),
     Reason.INVERSION_DID_NOT_CONVERGE: Explanation(
         title="The inversion did not converge",
-        raised_if="For most labels, the inverted trigger never reached a useful attack success rate.",
+        raised_if="In every family, more than a fifth of the labels were out of the trigger's reach, or half of them "
+        "were never reached at all; or a flagged label's trigger works on fewer than half of the images.",
         means="A search that got stuck has a small norm for the wrong reason, so the norms of this scan cannot be "
         "compared with each other.",
         what_to_do="Give more clean images, and check the preprocessing. If it stays so, the model resists this "
         "search, and the scan cannot judge it.",
     ),
     Reason.ZERO_MAD: Explanation(
-        title="The norms are all alike",
-        raised_if="The median absolute deviation of the norms is zero: at least half of the norms are equal.",
-        means="The anomaly index divides by that deviation and is undefined. Equal norms are rare in a working "
-        "classifier and often mean that its scores do not depend on the image.",
+        title="The norms cannot be compared",
+        raised_if="The median absolute deviation of a family's norms is zero (at least half of them are equal) or, "
+        "where a p-value decides, one of its norms is zero.",
+        means="The anomaly index divides by that deviation, the p-value takes the norms' logarithms, and neither is "
+        "defined. Equal norms and norms of zero are rare in a working classifier and often mean that its scores do not "
+        "depend on the image.",
         what_to_do="Check the preprocessing and the clean accuracy; then scan again with another seed.",
     ),
     Reason.NO_INPUT_GRADIENT: Explanation(
@@ -94,6 +98,26 @@ REASONS = {
         "harmless and rare; it is not known here.",
         what_to_do="Export the model without it, or ask the supplier what it is for. Please report an operator that "
         "an ordinary image classifier needs.",
+    ),
+    Reason.DATA_DEPENDENT_CONTROL_FLOW: Explanation(
+        title="Code that no gradient sees through",
+        raised_if="The code decides by the values of the pixels (a branch, a comparison, rounding), takes pixels out "
+        "of the gradient, loops without a bound, or cannot be followed; and the scores depend on it.",
+        means="Triggers are found by following gradients, and none tells of such a place: a backdoor that waits there "
+        "for its trigger would be missed. So nothing was searched. The code may be there for an honest purpose.",
+        what_to_do="Look at the lines that are listed with the structure of the model, and ask the supplier what they "
+        "are for. Ask for a model without them; do not use this one where you get no answer.",
+    ),
+    Reason.ENVIRONMENT_SENSITIVE_MODEL: Explanation(
+        title="A model that depends on its surroundings",
+        raised_if="The scores depend on more than the image: the code asks how many images there are, whether "
+        "gradients are taken, for the device, for earlier images or for random numbers; or the same images got other "
+        "scores where one of these was different. docs/structure.md and docs/probes.md list what is looked for.",
+        means="Such a model can answer otherwise in use than it does while it is scanned, so what a scan finds says "
+        "little about it, and nothing was searched.",
+        what_to_do="Look at the lines and the circumstances that the report names, and ask the supplier what they are "
+        "for. If the network is yours, export it in evaluation mode and without them. A batch normalisation without "
+        "running statistics, or noise that is added outside of training, does this in all honesty; it has to go, too.",
     ),
     Reason.SEARCH_TRUNCATED: Explanation(
         title="The search was cut short",
@@ -163,7 +187,7 @@ CAVEATS = {
     ),
     Caveat.UNCONFIRMED: Explanation(
         title="Not confirmed",
-        raised_if="The preset `paper` was used, which accuses by an anomaly index above 2 alone.",
+        raised_if="Labels were flagged by the preset `paper`, which accuses by an anomaly index above 2 alone.",
         means="Flagged labels are not confirmed by a second search. The rule raises a false alarm on about one in "
         "three clean models with ten labels, and on more of them where there are more labels.",
         what_to_do="Take an index not far above 2 as a hint, not as proof: scan again with another seed and other "
@@ -183,7 +207,59 @@ CAVEATS = {
         "code that asks for the type of its numbers, or lets them overflow, could behave otherwise when it is used.",
         what_to_do="Use the model in single precision.",
     ),
+    Caveat.WEAK_STUDENTS: Explanation(
+        title="Weak reference students",
+        raised_if="The small networks that learned from the clean images answer fewer than seven in ten of the images "
+        "that they were kept from as the model does.",
+        means="They cannot tell how easy each label is by nature, so labels were compared with each other only. A "
+        "trigger then has to stand out more to be found, and no trigger was tried on a network that cannot know it.",
+        what_to_do="Scan again with more clean images.",
+    ),
 }
+
+
+@dataclass(frozen=True)
+class ProbeWords:
+    """A circumstance in which the suspect is asked again."""
+
+    title: str  # answers depend on the ..., or do not
+    shown: str  # how the same images are shown again
+
+
+PROBES: Mapping[Probe, ProbeWords] = {
+    Probe.BATCH_SIZE: ProbeWords("batch size", "one by one, three at once, among 256"),
+    Probe.NEIGHBOURS: ProbeWords("neighbours in the batch", "in reverse order, beside black images, beside copies"),
+    Probe.TRAINING_FLAG: ProbeWords(
+        "training flag",
+        "with every `training` flag on, and with those of the file, while dropout, batch norm and their like stay in "
+        "evaluation mode",
+    ),
+    Probe.GRADIENT_MODE: ProbeWords(
+        "gradient mode", "with gradients on, with gradients of the images or of the weights, in inference mode"
+    ),
+    Probe.AUTOCAST: ProbeWords("autocast mode", "with autocast on, to single precision, so that no number changes"),
+    Probe.FORWARD: ProbeWords("way it is called", "by `forward` instead of a call"),
+    Probe.REPEATED_CALLS: ProbeWords(
+        "calls before",
+        "forty times to one copy; and after all that changed in a call was changed on by a hundred, ten thousand and a "
+        "million times as much",
+    ),
+    Probe.DEVICE: ProbeWords(
+        "device", "on the CPU, where the scan runs on a GPU; elsewhere, with code that asks told that it is on a GPU"
+    ),
+    Probe.MEMORY_LAYOUT: ProbeWords("memory layout", "with channels last in memory, and with columns before rows"),
+}
+
+
+def disagreements(document: Mapping[str, Any]) -> list[str]:
+    """A sentence for each probe of a report that found other answers."""
+    return [
+        f"Answers depend on the {PROBES[Probe(found['probe'])].title}: a score moved by "
+        f"{found['difference'] or 0:.2g} times the lead of the best label, and {found['relabelled']} of the probed "
+        "images got another label."
+        for found in document["coverage"]["probes"]
+        if found["disagrees"]
+    ]
 
 
 @dataclass(frozen=True)
@@ -203,8 +279,8 @@ FAMILIES: Mapping[str, FamilyWords] = {
     ),
     "static": FamilyWords(
         "static: one patch or overlay on every image",
-        "Share of the image that the smallest patch or overlay found covers.",
-        "Covering {} of each image with one patch or overlay",
+        "Root mean square opacity of the smallest patch or overlay found, over all pixels.",
+        "Laying one patch or overlay with a root mean square opacity of {} on each image",
     ),
     "warp": FamilyWords(
         "warp: every image bent in the same smooth way",
@@ -212,6 +288,17 @@ FAMILIES: Mapping[str, FamilyWords] = {
         "Bending each image by {} of a pixel",
     ),
 }
+
+BY_LPIPS = replace(
+    FAMILIES["dynamic"],
+    norm="Root of the mean perceptual distance (LPIPS) of images from themselves with the smallest trigger found.",
+    change="Changing how images look by {} (root of the mean LPIPS)",
+)
+
+
+def family_words(config: Mapping[str, Any]) -> Mapping[str, FamilyWords]:
+    """The families as a scan of this configuration (a report's `config`) compares them."""
+    return {**FAMILIES, "dynamic": BY_LPIPS} if config["inversion"]["norm"] == "lpips" else FAMILIES
 
 
 def explanation_page(title: str, introduction: str, entries: Iterable[tuple[StrEnum, Explanation]]) -> str:
@@ -223,6 +310,44 @@ def explanation_page(title: str, introduction: str, entries: Iterable[tuple[StrE
             f"- **Raised if:** {entry.raised_if}\n- **Means:** {entry.means}\n- **What to do:** {entry.what_to_do}\n"
         )
     return "\n".join(sections)
+
+
+def probes_page() -> str:
+    rows = [f"| `{probe.value}` | {words.shown} |" for probe, words in PROBES.items()]
+    return "\n".join([PROBES_INTRODUCTION, "| probe | the same images are shown |", "|---|---|", *rows, PROBES_END])
+
+
+PROBES_INTRODUCTION = """# Probes
+
+A network can tell a scan from its use, if it asks how many images it is given, whether gradients are taken, or how
+often it was called. So before anything is searched, eight of the clean images are shown to it again and again, each
+time with one thing different that is none of a classifier's business. One answer that differs makes the verdict
+`inconclusive` ([`environment_sensitive_model`](reasons.md)); the report says in which circumstance, and by how much.
+"""
+PROBES_END = """
+What it is held against: the answer of a fresh copy to all eight in one batch, in evaluation mode, without gradients.
+
+**Tolerance.** Scores are measured in leads: how far the best label of the median image is ahead of the second. They may
+lie a hundredth of a lead apart. That is for numbers of single precision, which come out differently when they are added
+up in another order; honest networks stay below a thousandth. Within it an image gets another label only where two are
+nearly tied. A GPU computes in full single precision meanwhile.
+
+**No answer is no other answer.** A network that cannot take one image alone, or another memory layout, fails for
+everybody; such a circumstance is passed over, and a probe in which nothing was answered says so (`difference` is null).
+
+**What is not seen.** A circumstance that counts only where a trigger is in the image. An exact number of calls, batches
+larger than 256, numbers of another type (see the caveat [`half_precision_raised`](caveats.md)). Random numbers that
+hardly ever matter. In training mode, what is made of a tossed coin beyond its mean: dropping layers (stochastic depth)
+tosses coins. On a machine without a GPU no GPU answers: a network that asks is told that it is on one, but one that a
+GPU's rounding would give away is not found. What the rebuild cannot express, and the jit runs, is not told that; and
+its dropout and batch norm are part of what `training_flag` finds.
+
+**What to do.** `batch_size` and `neighbours`: export without batch norms that lack running statistics
+(`track_running_stats=False`), and without anything else computed over the batch. `training_flag`: export in evaluation
+mode, by `torch.jit.trace` or `torch.jit.freeze`, which leave the other branch out. `repeated_calls`: export without
+noise and counters. `device`, `gradient_mode`, `autocast`, `forward`, `memory_layout`: no ordinary classifier asks for
+these; ask the supplier why this one does, and do not use it without an answer.
+"""
 
 
 def documentation_pages() -> dict[str, str]:
@@ -238,6 +363,7 @@ def documentation_pages() -> dict[str, str]:
             "What a reader of a verdict should know. A caveat annotates a verdict and blocks none.",
             CAVEATS.items(),
         ),
+        "probes.md": probes_page(),
     }
 
 

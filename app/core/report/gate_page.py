@@ -14,12 +14,13 @@ that it breaks with the member and the line; every scan begins with the same gat
 | exit code of `inspect` | meaning |
 |---|---|
 | 0 | all of it is understood. Whether the weights hold a backdoor is not known: `triggerlens scan` looks there |
+| 1 | understood, but its code does what a scan could not see through: [findings](structure.md) that block a verdict |
 | 2 | wrong usage |
 | 3 | `unsupported_operator`: something that may be harmless, but that is not on the allowlist |
 | 4 | refused: no TorchScript, or malformed, or made to reach beyond the network's numbers |
 
-`--json` prints the manifest, or the problem of a refusal; `--sarif` prints a SARIF 2.1.0 log for code scanning. The id
-of a rule does not change. Each has the [problem](problems.md) that a scan fails with.
+`--json` prints the manifest with the findings, or the problem of a refusal; `--sarif` prints a SARIF 2.1.0 log for code
+scanning. The id of a rule does not change. Each has the [problem](problems.md) that a scan fails with.
 """
 
 _SECTIONS = {

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from app.core.findings import Caveat, Reason, Verdict
+from app.core.findings import Caveat, Probe, Reason, Verdict
 from app.core.report.charts import bar_chart
 from app.core.report.document import LONGEST_TEXT
-from app.core.report.explanations import CAVEATS, FAMILIES, REASONS, VERDICTS
+from app.core.report.explanations import CAVEATS, PROBES, REASONS, VERDICTS, disagreements, family_words
 from app.core.report.figures import amplification_of
 from app.core.text import printable
 
@@ -56,12 +56,19 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
         style_sha256=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         verdict=VERDICTS[Verdict(document["verdict"])],
         reasons=[(reason, REASONS[Reason(reason)]) for reason in document["reasons"]],
+        disagreements=disagreements(document),
+        agreements=[
+            PROBES[Probe(found["probe"])].title
+            for found in document["coverage"]["probes"]
+            if not found["disagrees"] and found["difference"] is not None
+        ],
         caveats=[(caveat, CAVEATS[Caveat(caveat)]) for caveat in document["caveats"]],
         flagged_rows=flagged_rows,
+        spared=_spared(rows),
         rows=flagged_rows + [row for row in rows if not row["flagged"]],
         most_suspicious=max(rows, key=_suspicion, default=None),
         median_norm=median_norm,
-        families=FAMILIES,
+        families=family_words(document["config"]),
         family=family,
         rate=rate,
         evidence_chart=bar_chart(evidence, flagged, threshold if rate is None else -math.log10(rate)),
@@ -69,6 +76,7 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
         strips=[_strip(rows[label], strips[label]) for label in sorted(strips, key=lambda n: (not flagged[n], n))],
         config=list(_settings(document["config"])),
         input_sources=INPUT_SOURCES,
+        findings=structure.get("findings", []),
         manifest=structure if "operators" in structure else None,
         stopped=structure.get("problem"),
     )
@@ -85,8 +93,20 @@ def _in_family(row: Mapping[str, Any], family: str | None, figure: str) -> Any:
     return next((found[figure] for found in row["families"] if found["family"] == family), None)
 
 
-def _reference_norms(row: Mapping[str, Any]) -> list[float]:
-    return [*(_in_family(row, row["family"], "reference_norms") or ())]
+def _headline(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The findings of the family whose figures stand for a label."""
+    found: Mapping[str, Any] = next(found for found in row["families"] if found["family"] == row["family"])
+    return found
+
+
+def _spared(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Labels that stood out in the first search and are not accused, with the findings that they did so by."""
+    return [
+        (row, found)
+        for row in rows
+        for found in row["families"]
+        if not row["flagged"] and (found["natural"] or found["confirmation"])
+    ]
 
 
 def _packaged(name: str) -> str:
@@ -99,7 +119,7 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, finalize=_final, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _percent, "figure": _figure, "duration": _duration, "prose": _prose}
-    environment.filters |= {"norm": _norm, "reference_norms": _reference_norms}
+    environment.filters |= {"norm": _norm, "headline": _headline}
     return environment.from_string(_packaged("template.html"))
 
 

@@ -1,13 +1,14 @@
-"""What `triggerlens inspect` reports of an archive that was understood: its manifest, and what the network looks like.
+"""What `triggerlens inspect` reports of an archive that was understood: its manifest, findings, and tree of modules.
 
-Plain data, ready for JSON. Names that a stranger chose are made printable. Whether anything in it is suspicious is not
-judged here.
+Plain data, ready for JSON. Names that a stranger chose are made printable. What is suspicious in the structure is found
+elsewhere (app/core/intake/torchscript/structure); of the weights nothing is known here.
 """
 
 from typing import Any
 
 from app.core.intake.torchscript.code.program import Function, Program, Type
 from app.core.intake.torchscript.gate import Understood
+from app.core.intake.torchscript.structure.examine import structure_findings
 from app.core.intake.torchscript.values import ObjectValue, TensorValue
 from app.core.text import printable
 
@@ -15,9 +16,14 @@ from app.core.text import printable
 Part = dict[str, Any]
 
 
+def structure_document(understood: Understood) -> dict[str, Any]:
+    """The manifest, and what the code does that a scan could not see through: the part of a report about structure."""
+    return {**understood.manifest(), "findings": [found.to_json() for found in structure_findings(understood)]}
+
+
 def inspection_document(understood: Understood, name: str) -> dict[str, Any]:
     """The manifest with the file's name, the way it was exported, what `forward` takes, and the tree of modules."""
-    manifest: dict[str, Any] = understood.manifest()
+    manifest = structure_document(understood)
     root = understood.program.classes[understood.module.type_name]
     return {
         "name": printable(name),

@@ -19,6 +19,10 @@ def ensure_tenant(session: Session, tenant_id: str) -> None:
         session.flush()
 
 
+def count_tenants(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Tenant)) or 0
+
+
 def create_key(session: Session, tenant_id: str, name: str) -> tuple[ApiKey, str]:
     """A new key for a tenant (made if it is new); the secret is returned and kept nowhere."""
     ensure_tenant(session, tenant_id)

@@ -13,6 +13,11 @@ def find(session: Session, tenant_id: str, sha256: str) -> Artifact | None:
     return session.get(Artifact, (tenant_id, sha256))
 
 
+def lock(session: Session, tenant_id: str, sha256: str) -> Artifact | None:
+    """The artifact, and nobody else adds or deletes it until the transaction ends."""
+    return session.get(Artifact, (tenant_id, sha256), populate_existing=True, with_for_update=True)
+
+
 def add(session: Session, artifact: Artifact) -> None:
     session.add(artifact)
     session.flush()

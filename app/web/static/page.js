@@ -298,24 +298,29 @@ function showProgress(scan) {
 }
 
 function showLabels(labels) {
-  const suspicion = (found) => (found.flagged ? found.anomaly_index ?? 0 : -1);
+  const evidence = (found) => (found.p_value === null ? found.anomaly_index ?? 0 : 1 - found.p_value);
+  const suspicion = (found) => (found.flagged ? evidence(found) : -1);
   const sorted = [...labels].sort((a, b) => suspicion(b) - suspicion(a) || a.label - b.label);
-  const highest = Math.max(...labels.map((found) => found.norm ?? 0)) || 1;
+  const highest = (family) => // norms of other families have other units
+    Math.max(...labels.map((found) => (found.family === family && found.norm) || 0)) || 1;
   const body = $("#labels tbody");
   $("#labels").hidden = !labels.length;
   $("#labels table").classList.toggle("undecided", labels.every((found) => found.anomaly_index === null));
+  $("#labels table").classList.toggle("untested", labels.every((found) => found.p_value === null));
   sorted.forEach((found, place) => {
     const id = `label-${found.label}`;
     const row = $(`#${id}`) ?? Object.assign(clone("label-row").firstElementChild, { id });
-    const [norm, success, index] = row.querySelectorAll("td");
+    const [norm, success, index, pValue] = row.querySelectorAll("td");
     row.classList.toggle("flagged", found.flagged);
     $(".mark", row).hidden = !found.flagged;
     say($(".index", row), `${found.label}`);
     say($(".name", row), found.name === `${found.label}` ? "" : found.name);
     say($(".figure", norm), figure(found.norm, 4));
     say($(".figure", success), percent(found.attack_success_rate));
+    say($(".family", norm), found.family ?? "");
     say(index, figure(found.anomaly_index, 1));
-    $(".bar span", norm).style.width = `${(100 * (found.norm ?? 0)) / highest}%`;
+    say(pValue, figure(found.p_value, 4));
+    $(".bar span", norm).style.width = `${(100 * (found.norm ?? 0)) / highest(found.family)}%`;
     $(".bar span", success).style.width = `${100 * (found.attack_success_rate ?? 0)}%`;
     if (body.children[place] !== row) body.insertBefore(row, body.children[place] ?? null);
   });

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from app.core.config import PRESETS
 from app.core.findings import (
     Caveat,
+    Confirmation,
     Decision,
     FamilyFinding,
     InputSpec,
     LabelFinding,
     Preparation,
+    Probe,
+    ProbeFinding,
     Reason,
     RepairReport,
     RepairStatus,
@@ -24,6 +27,7 @@ from app.core.findings import (
 from app.core.intake.torchscript.gate import understand
 from app.core.report.document import report_document
 from app.core.report.figures import png_bytes, trigger_strip
+from app.core.report.inspection import structure_document
 
 CONFIG = PRESETS["paper"]
 INPUTS = {
@@ -35,7 +39,20 @@ NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 CLEAN_NORMS = (0.0612, 0.0705, 0.0553, 0.0488, 0.0585, 0.0521, 0.0637, 0.0598, 0.0721, 0.0669)
 TARGET_NORMS = (*CLEAN_NORMS[:7], 0.0050, *CLEAN_NORMS[8:])
 REPAIR = RepairReport(
-    RepairStatus.REPAIRED, "10 epochs.", (7,), 0.934, 0.928, 0.995, 0.012, "accept images", 200, {"a.pt": "9c" * 32}
+    RepairStatus.REPAIRED,
+    "10 epochs.",
+    labels=(7,),
+    clean_accuracy_before=0.934,
+    clean_accuracy_after=0.928,
+    attack_success_rate_before=0.995,
+    attack_success_rate_after=0.012,
+    accuracy_drop_bound=0.015,
+    reinversion_p_value=0.8,
+    learning_rate=0.01,
+    rounds=2,
+    judged_on="accept images",
+    judged_images=200,
+    files={"a.pt": "9c" * 32},
 )
 PREPARATION = Preparation(
     num_labels=10,
@@ -54,6 +71,16 @@ PREPARATION = Preparation(
     threads=2,
     versions={"triggerlens": "0.1.0", "numpy": "2.4.6"},
     caveats=(Caveat.UNSANDBOXED,),
+    probes=(
+        ProbeFinding(Probe.BATCH_SIZE, 0.00002, 0, False),
+        ProbeFinding(Probe.NEIGHBOURS, 0.0, 0, False),
+        ProbeFinding(Probe.MEMORY_LAYOUT, None, 0, False),
+    ),
+)
+WATCHING = replace(
+    PREPARATION,
+    reasons=(Reason.ENVIRONMENT_SENSITIVE_MODEL,),
+    probes=(ProbeFinding(Probe.BATCH_SIZE, 3.21, 5, True), *PREPARATION.probes[1:]),
 )
 
 
@@ -83,7 +110,7 @@ TOO_LARGE = Decision(
     (Reason.OUT_OF_MEMORY,),
 )
 EXAMPLE = Path(__file__).parents[3] / "examples" / "digits_wanet.pt"
-STRUCTURE = understand(EXAMPLE, EXAMPLE.stat().st_size).manifest()
+STRUCTURE = structure_document(understand(EXAMPLE, EXAMPLE.stat().st_size))
 STOPPED = {
     "problem": {
         "code": "unsupported_operator",
@@ -117,7 +144,11 @@ def strip_png(size: int = 32, channels: int = 3) -> bytes:
 
 FAMILIES = [("dynamic",), ("dynamic", "static")]
 rates = st.one_of(st.floats(0, 1), st.just(float("nan")))
+chances = st.floats(0, 1, exclude_min=True)  # a p-value is never zero
 norms = st.floats(0, 1) | st.just(float("inf"))
+probe_findings = st.builds(
+    ProbeFinding, st.sampled_from(Probe), st.none() | st.floats(0, 10), st.integers(0, 8), st.booleans()
+)
 any_text = st.text(st.characters(), max_size=40)  # surrogates, control and direction characters included
 
 
@@ -140,9 +171,15 @@ def decisions(draw: st.DrawFn, num_labels: int) -> Decision:
                 steps=draw(st.integers(0, 1000)),
                 truncated=draw(st.booleans()),
                 anomaly_index=draw(st.none() | st.floats(min_value=0)),
-                p_value=draw(st.none() | rates),
+                p_value=draw(st.none() | chances),
                 flagged=label in flagged,
                 halved=draw(st.booleans()),
+                reference_norms=(draw(norms),),
+                student_success_rate=draw(rates),
+                natural=draw(st.booleans()),
+                confirmation=draw(
+                    st.none() | st.builds(Confirmation, norms, rates, st.booleans(), st.none() | chances)
+                ),
             )
             for family in draw(st.sampled_from(FAMILIES if label in flagged else [(), *FAMILIES]))
         ]
@@ -163,9 +200,11 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         images_per_label=tuple(draw(st.integers(0, 20)) for _ in range(num_labels)),
         clean_accuracy=draw(st.none() | rates),
         caveats=tuple(draw(st.sets(st.sampled_from(Caveat)))),
+        probes=tuple(draw(st.lists(probe_findings, max_size=3))),
     )
     repair = draw(st.sampled_from([None, REPAIR, RepairReport(RepairStatus.REFUSED, "It cost too much.")]))
     inputs = {kind: {**INPUTS[kind], "name": draw(any_text)} for kind in INPUTS}
     timings = {"invert_seconds": draw(st.floats())}
     structure = draw(st.sampled_from([STRUCTURE, STOPPED]))
-    return report_document(structure, preparation, draw(decisions(num_labels)), repair, inputs, CONFIG, timings)
+    config = draw(st.sampled_from([CONFIG, PRESETS["standard"]]))
+    return report_document(structure, preparation, draw(decisions(num_labels)), repair, inputs, config, timings)

@@ -15,6 +15,7 @@ from report_samples import (
     PREPARATION,
     REPAIR,
     TOO_LARGE,
+    WATCHING,
     document,
     document_of_a_model_that_was_not_loaded,
     documents,
@@ -133,6 +134,15 @@ def test_reasons_and_caveats_of_the_preparation_are_not_lost() -> None:
     assert report["identifiers"] == []
 
 
+def test_probes_that_disagree_stand_in_the_coverage_and_leave_no_verdict() -> None:
+    report = document(CLEAN, WATCHING)
+    assert (report["verdict"], report["reasons"]) == ("inconclusive", ["environment_sensitive_model"])
+    found = {"probe": "batch_size", "difference": 3.21, "relabelled": 5, "disagrees": True}
+    assert report["coverage"]["probes"][0] == found
+    assert report["coverage"]["probes"][2]["difference"] is None
+    jsonschema.validate(report, report_schema())
+
+
 def test_only_an_accusation_carries_identifiers() -> None:
     assert document(BACKDOORED)["identifiers"] == ["AML.T0018.000", "CWE-506"]
     assert document(CLEAN)["identifiers"] == []
@@ -141,7 +151,7 @@ def test_only_an_accusation_carries_identifiers() -> None:
 def test_the_coverage_owns_up_to_structure_sandbox_and_missing_classes() -> None:
     preparation = replace(PREPARATION, images_per_label=(50,) * 8 + (0, 0))
     words = " ".join(document(CLEAN, preparation)["coverage"]["not_searched"])
-    for owned in ("what its code does", "no sandbox", "labels 8, 9", "all-to-all", "source-specific", "Static patches"):
+    for owned in ("smooth arithmetic", "no sandbox", "labels 8, 9", "all-to-all", "source-specific", "Static patches"):
         assert owned in words
 
 

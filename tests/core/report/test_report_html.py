@@ -18,13 +18,15 @@ from report_samples import (
     PREPARATION,
     REPAIR,
     TOO_LARGE,
+    WATCHING,
     document,
     document_of_a_model_that_was_not_loaded,
     documents,
 )
 from report_samples import strip_png as strip
 
-from app.core.findings import Decision, Reason, RepairStatus
+from app.core.config import PRESETS
+from app.core.findings import Confirmation, Decision, Reason, RepairStatus
 from app.core.report.explanations import CAVEATS, REASONS
 from app.core.report.html import report_html
 
@@ -89,6 +91,15 @@ def test_a_partial_page_says_so_and_explains_its_reason(decision: Decision) -> N
     assert "No verdict" in words and "This is a partial report" in words
     assert REASONS[decision.reasons[0]].title in words
     assert "not searched" in words
+
+
+def test_a_page_says_which_probe_disagreed_and_by_how_much_and_which_did_not() -> None:
+    html = report_html(document(CLEAN, WATCHING), {})
+    words = words_of(html)
+    assert "Answers depend on the batch size: a score moved by 3.2 times the lead of the best label" in words
+    assert "5 of the probed images got another label" in words
+    assert "do not depend on</dt><dd>neighbours in the batch</dd>" in html, "and nothing of what was not compared"
+    assert "Answers depend" not in words_of(report_html(document(CLEAN), {}))
 
 
 def test_a_model_that_was_not_loaded_has_a_page_that_names_the_operator() -> None:
@@ -164,3 +175,40 @@ def test_a_table_of_two_families_shows_both() -> None:
     )
     words = words_of(report_html(document(replace(CLEAN, labels=(*CLEAN.labels[:2], both, *CLEAN.labels[3:]))), {}))
     assert "dynamic" in words and "static" in words and "< 0.0001" in words
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        (
+            {"confirmation": Confirmation(0.4, 0.95, False, 0.7)},
+            "a second search, from a fresh seed, did not",
+        ),
+        ({"natural": True}, "leads 62.0 % of the images in networks that learned from"),
+    ],
+)
+def test_what_stood_out_and_is_not_accused_is_said_with_its_reason(facts: dict[str, Any], why: str) -> None:
+    family = replace(CLEAN.labels[2].families[0], p_value=0.03, student_success_rate=0.62, **facts)
+    spared = replace(CLEAN, labels=(*CLEAN.labels[:2], replace(CLEAN.labels[2], families=(family,)), *CLEAN.labels[3:]))
+    words = words_of(report_html(document(spared), {}))
+    assert "stood out" in words and "is not accused" in words and why in " ".join(words.split())
+
+
+def test_a_flagged_label_is_shown_with_what_students_and_the_second_search_say() -> None:
+    accused = BACKDOORED.flagged_labels[0]
+    family = replace(
+        BACKDOORED.labels[accused].families[0],
+        p_value=0.001,
+        reference_norms=(0.2,),
+        student_success_rate=0.02,
+        confirmation=Confirmation(0.03, 0.95, False, 0.002),
+    )
+    labels = [replace(f, families=(family,)) if f.label == accused else f for f in BACKDOORED.labels]
+    page = report_html(
+        {**document(replace(BACKDOORED, labels=tuple(labels))), "config": PRESETS["standard"].to_json()}, {}
+    )
+    words = words_of(page)
+    assert (
+        "this trigger leads 2.0 % of the images there" in words and "Searched again from a fresh seed it needs" in words
+    )
+    assert "(p-value 0.0020)" in words

@@ -11,8 +11,10 @@ from app.core.errors import Problem, Refusal
 from app.core.intake.torchscript.archive import names, walk
 from app.core.intake.torchscript.code.rules import FORBIDDEN_OPERATOR, UNKNOWN_OPERATOR
 from app.core.intake.torchscript.pickles import machine, opcodes
+from app.core.intake.torchscript.structure.rules import BRANCH, Finding
 from app.core.report.gate_rules import RULES
 from app.core.report.sarif import sarif_log
+from app.core.report.structure_rules import STRUCTURE_RULES
 
 SHA256 = "3f" * 32
 SAVES = FORBIDDEN_OPERATOR.refusal("The operator `aten::save` reaches out.", "code/__torch__.py", 8).problem
@@ -54,11 +56,22 @@ def test_a_result_belongs_to_a_rule_that_is_described(problem: Problem) -> None:
     assert ids.count(result(problem)["ruleId"]) == 1
 
 
-def test_every_rule_of_the_gate_is_described_with_its_advice_and_its_place_in_the_documentation() -> None:
+def test_every_rule_is_described_with_its_advice_and_its_place_in_the_documentation() -> None:
     described = {rule["id"]: rule["help"]["text"] for rule in driver(sarif_log("model.pt", SHA256, []))["rules"]}
-    assert described.keys() == {rule.id for rule in RULES}
-    assert all(rule.advice in described[rule.id] for rule in RULES)
-    assert all(described[rule.id].endswith(f"docs/gate.md#{rule.id}.") for rule in RULES)
+    pages = dict.fromkeys(RULES, "gate") | dict.fromkeys(STRUCTURE_RULES, "structure")
+    assert described.keys() == {rule.id for rule in pages}
+    assert all(rule.advice in described[rule.id] for rule in pages)
+    assert all(described[rule.id].endswith(f"docs/{page}.md#{rule.id}.") for rule, page in pages.items())
+
+
+def test_a_finding_about_the_structure_is_a_result_with_its_line() -> None:
+    found = Finding(BRANCH, "It branches.", "code/__torch__.py", 8, text="if bool(_0):")
+    log = sarif_log("model.pt", SHA256, [], [found.to_json()])
+    (told,) = log["runs"][0]["results"]
+    assert validation_errors(log) == []
+    assert (told["ruleId"], told["level"]) == ("structure-branch", "error")
+    region = {"startLine": 8, "snippet": {"text": "if bool(_0):"}}
+    assert told["locations"][0]["physicalLocation"]["region"] == region
 
 
 def test_a_result_says_what_where_and_what_to_do() -> None:

@@ -8,8 +8,9 @@ the suspect one batch. The trigger of one label is the same module with T = 1.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Self
+from typing import ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 Features = Callable[[], list[Tensor]]
@@ -17,6 +18,8 @@ Features = Callable[[], list[Tensor]]
 
 class Triggers(nn.Module, ABC):
     """The triggers of T labels, each of which changes images a little."""
+
+    may_be_a_part: ClassVar[bool] = False  # whether a planted trigger of this family may suffice in part
 
     @abstractmethod
     def forward(self, images_TNCHW: Tensor) -> Tensor:
@@ -40,6 +43,10 @@ class Triggers(nn.Module, ABC):
     @abstractmethod
     def of(self, index: int) -> Self:
         """The trigger of one label, a module with T = 1 and parameters of its own."""
+
+    def varied(self, images_NCHW: Tensor, random: torch.Generator) -> Tensor:
+        """The images with variants of the only label's trigger: what was found is only as large as it has to be."""
+        return self.on(images_NCHW)
 
     def on(self, images_NCHW: Tensor) -> Tensor:
         """The images with the trigger of the only label, NCHW."""

@@ -12,6 +12,7 @@ from models.generator import TriggerGenerator
 from models.perceptual import PerceptualDistance
 from worker.detection.clean import CleanImages, batches_of, random_numbers
 from worker.detection.families.base import Features, Triggers
+from worker.detection.metrics import BATCH
 
 
 def reconstruction_loss(
@@ -59,7 +60,10 @@ def pretrain_generator(
 
 
 class Generators(Triggers):
-    """One U-Net for each label, all from the same start. Norms are mean absolute changes of a pixel, eq. (5)."""
+    """One U-Net for each label, all from the same start.
+
+    Norms are mean absolute changes of a pixel, eq. (5), or roots of mean perceptual distances, as the config says.
+    """
 
     def __init__(
         self, generators: Iterable[TriggerGenerator], perceptual: PerceptualDistance, config: InversionConfig
@@ -85,7 +89,15 @@ class Generators(Triggers):
         return loss_N.view(images_TNCHW.shape[:2]).mean(1)
 
     def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor) -> Tensor:
-        return (triggered_TNCHW - images_TNCHW).abs().mean((1, 2, 3, 4))
+        if self.config.norm == "l1":
+            return (triggered_TNCHW - images_TNCHW).abs().mean((1, 2, 3, 4))
+        pairs = zip(images_TNCHW, triggered_TNCHW, strict=True)
+        return torch.stack([self._lpips(*pair).mean().sqrt() for pair in pairs])
+
+    def _lpips(self, images_NCHW: Tensor, triggered_NCHW: Tensor) -> Tensor:
+        """The perceptual distance of each pair, [N]: a mean of squares, so its root grows as a change does."""
+        pairs, perceptual = zip(images_NCHW.split(BATCH), triggered_NCHW.split(BATCH), strict=True), self._perceptual[0]
+        return torch.cat([perceptual.distance(perceptual.features(x), perceptual.features(y)) for x, y in pairs])
 
     def scaled(self, strengths_T: Tensor) -> Self:
         """Exact for a residual generator up to the clamp: its last layer is linear. Others cannot be scaled."""

@@ -16,17 +16,23 @@ START_PIXELS = 0.05
 class Warps(Triggers):
     """A displacement field for each label. Norms are root mean square displacements in pixels."""
 
+    rows_HK: Tensor
+    columns_WK: Tensor
     unmoved_HW2: Tensor
+    pixel_2: Tensor
 
     def __init__(self, knots_T2KK: Tensor, size: tuple[int, int]) -> None:
         """Displacements in x and y at the knots, in pixels, for images of this height and width."""
         super().__init__()
         self.knots_T2KK = nn.Parameter(knots_T2KK)
         self.size = size
-        self.rows_HK, self.columns_WK = (_bicubic(side, knots_T2KK.device) for side in size)
+        self.register_buffer("rows_HK", _bicubic(size[0], knots_T2KK.device), persistent=False)
+        self.register_buffer("columns_WK", _bicubic(size[1], knots_T2KK.device), persistent=False)
         rows, columns = (torch.linspace(-1, 1, side, device=knots_T2KK.device) for side in size)
         unmoved_HW2 = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
         self.register_buffer("unmoved_HW2", unmoved_HW2, persistent=False)
+        pixel_2 = torch.tensor([2 / max(side - 1, 1) for side in size[::-1]], device=knots_T2KK.device)
+        self.register_buffer("pixel_2", pixel_2, persistent=False)
 
     @classmethod
     def random(cls, shape: torch.Size, generators: list[torch.Generator]) -> Self:
@@ -39,9 +45,7 @@ class Warps(Triggers):
         return (self.rows_HK @ self.knots_T2KK @ self.columns_WK.T).permute(0, 2, 3, 1)
 
     def forward(self, images_TNCHW: Tensor) -> Tensor:
-        height, width = self.size
-        pixels = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=images_TNCHW.device)
-        places_THW2 = self.unmoved_HW2 + self.field_THW2() * pixels
+        places_THW2 = self.unmoved_HW2 + self.field_THW2() * self.pixel_2
         places = places_THW2[:, None].expand(-1, images_TNCHW.shape[1], -1, -1, -1).flatten(0, 1)
         bent = functional.grid_sample(images_TNCHW.flatten(0, 1), places, padding_mode="border", align_corners=True)
         return bent.view_as(images_TNCHW)

@@ -1,7 +1,9 @@
 """Printed code is read as torch means it, and whatever torch would not print is refused by rule, member and line."""
 
+import gc
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -350,6 +352,21 @@ def test_many_members_are_refused_before_they_add_up() -> None:
         read_program((f"code/__torch__/part{number}.py", text) for number in range(100))
     assert (caught.value.problem.rule, caught.value.problem.member) == ("code-limit", "code/__torch__/part2.py")
     assert time.perf_counter() - started < 2
+
+
+def test_several_threads_read_code_at_once() -> None:
+    statements = "\n".join(f"  y{number} = torch.add(x, {number})" for number in range(300))
+    text = f"def f(x: Tensor) -> Tensor:\n{statements}\n  return x\n"
+    often, slices = gc.get_threshold(), lambda phase, info: time.sleep(0)  # a chance for another thread in mid-parse
+    gc.callbacks.append(slices)
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            pages = list(threads.map(lambda _: parse_source(text, MEMBER), range(12)))
+    finally:
+        gc.set_threshold(*often)
+        gc.callbacks.remove(slices)
+    assert all(page == pages[0] for page in pages)
 
 
 WORDS = [

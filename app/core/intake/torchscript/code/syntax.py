@@ -6,6 +6,7 @@ into ours. Names of other members are taken as they stand: references.py looks t
 
 import ast
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ from app.core.text import printable
 
 MOST_TOKENS_IN_ALL = 250_000  # a network of torchvision has up to 90,000
 
+# Python 3.11's parser counts the depth of its trees for all threads together (python/cpython#106905). Whoever makes it
+# parse in another thread, as torch.jit.script does, holds this lock too.
+ONE_PARSER_AT_A_TIME = threading.Lock()
 _MEMBER = re.compile(r"code/(__torch__(?:/[A-Za-z_][A-Za-z0-9_]*)*)\.py")
 
 
@@ -68,7 +72,8 @@ def _prefix(member: str) -> str:
 
 def _parse(text: str) -> ast.Module:
     try:
-        return ast.parse(text)
+        with ONE_PARSER_AT_A_TIME:
+            return ast.parse(text)
     except SyntaxError as error:
         raise SYNTAX.refusal(f"Python cannot read the code: {printable(error.msg)}.", line=error.lineno) from None
     except (MemoryError, RecursionError):

@@ -1,0 +1,252 @@
+"""Every script of the benchmarks in miniature: it runs from start to end and leaves what it promises.
+
+The figures mean nothing here. What needs servers (`benchmarks.service workers`, `benchmarks.faults`) is made of what
+tests/flow tests against them.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from app.core.config import PRESETS, InversionConfig, SearchConfig
+from benchmarks import (
+    ablation,
+    bundles,
+    detection,
+    false_alarms,
+    figures,
+    gpu_tier,
+    intake,
+    learning_rates,
+    profiling,
+    reactivation,
+    readings,
+    recording,
+    repair,
+    service,
+    speed,
+    table1,
+    tables,
+    walls,
+)
+from benchmarks.victims import train
+from benchmarks.victims.recipes import RECIPES
+from benchmarks.victims.roster import ROSTER, attacked, clean
+from tests.flow import cli
+from tests.servers import do_without
+from worker.detection import students
+from worker.sandbox import fence
+
+TINY = replace(RECIPES["digits"], epochs=8, width=0.25)
+VICTIMS = (attacked(TINY, "wanet", seed=901, target=3), *clean(TINY, 902))
+IMAGES = 60
+SHORT = SearchConfig(steps=4, batch_size=8, success_level=0.95)
+SEARCH = InversionConfig(steps=4, batch_size=8, generator_width=4)
+
+
+@pytest.fixture(scope="module")
+def victims(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("victims")
+    data = train.load_dataset("digits")
+    for recipe in VICTIMS:
+        train.train(recipe, data, folder, log=False)
+    return folder
+
+
+@pytest.fixture
+def miniature(victims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Two small victims, presets of a few steps on 60 images, and folders that are thrown away; yields that of results.
+
+    Scans are kept for the module, as a script finds those of another.
+    """
+    monkeypatch.setitem(detection.SCAN_IMAGES, "digits", IMAGES)
+    for use in ROSTER:
+        monkeypatch.setitem(ROSTER, use, VICTIMS)
+    for name, preset in PRESETS.items():
+        searches = {family: preset.searches.get(family) and SHORT for family in ("static", "warp")}
+        matching = preset.repair.matching and replace(preset.repair.matching, steps=4, rounds=1)
+        parts = {"repair": replace(preset.repair, epochs=1, matching=matching), **searches}
+        short = replace(preset, inversion=SEARCH, students=min(preset.students, 1), **parts)
+        monkeypatch.setitem(PRESETS, name, short)
+    for module in (detection, readings, repair, reactivation, false_alarms, gpu_tier, figures):
+        monkeypatch.setattr(module, "VICTIMS", victims)
+    for module in (
+        detection,
+        repair,
+        false_alarms,
+        gpu_tier,
+        table1,
+        figures,
+        learning_rates,
+        ablation,
+    ):  # where readings places its victims, too
+        monkeypatch.setattr(module, "RUNS", victims.with_name("runs"))
+    monkeypatch.setattr(gpu_tier, "FOLDER", tmp_path / "gpu_tier")
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(recording, "RESULTS", tmp_path / "results")
+    threads = torch.get_num_threads()
+    yield tmp_path / "results"
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)  # as it was: hypothesis draws denormal numbers, too
+
+
+def run(script: Any, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
+    script.main()
+
+
+def result(folder: Path, case: str) -> dict[str, Any]:
+    (path,) = folder.glob(f"{case}_cpu_*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_detection(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(detection, monkeypatch, "digits")
+    found = result(miniature, "detection-digits-standard")
+    assert [scan["attack"] for scan in found["scans"]] == ["wanet", "clean"] and found["not_trained"] == 0
+    assert found["attacks"]["wanet"]["victims"] == 1 == found["clean"]
+    assert {*found["scans"][0]["families"]} == {"dynamic", "static", "warp"}
+    assert tables.victims().count("| digits | ") == 2
+
+
+def test_figures(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning_rates, "RATES", (1e-3, 1e-2))
+    run(detection, monkeypatch, "digits")  # what figure 2 shows, and figures 5 to 7
+    run(learning_rates, monkeypatch, "digits", "--images", IMAGES)
+    run(ablation, monkeypatch, "digits", "--seeds", 2)
+    monkeypatch.setattr(false_alarms, "WORKS", 0.0)
+    run(false_alarms, monkeypatch)
+    for name, instead in (("TITLES", {"digits": "digits"}), ("ONE", "digits"), ("FIGURES", miniature / "figures")):
+        monkeypatch.setattr(figures, name, instead)
+    monkeypatch.setattr(figures, "REPOSITORY", miniature)
+    run(figures, monkeypatch)
+    sizes = {path.name: Image.open(path).size for path in (miniature / "figures").iterdir()}
+    assert {*sizes} == {f"figure-{number}.png" for number in range(2, 8)}
+    assert all(width > 200 and height > 200 for width, height in sizes.values())
+
+
+def test_repair_and_reactivation(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(repair, monkeypatch, "digits")
+    repairs = result(miniature, f"repair-digits-{IMAGES}")["repairs"]
+    assert {row["method"] for row in repairs} == {*repair.METHODS}
+    assert all(0 <= row["after"][figure] <= 1 for row in repairs for figure in ("true_asr", "accuracy"))
+    monkeypatch.setattr(reactivation, "POISONED", (0, 5))
+    run(reactivation, monkeypatch, "digits")
+    nets = result(miniature, f"reactivation-digits-{IMAGES}")["nets"]
+    assert {"fine_tune_strong", "clean net"} <= {row["method"] for row in nets}
+    assert all(len(row["after"]) == 2 for row in nets)
+    assert "| clean net | 1 |" in tables.reactivation()
+
+
+def test_false_alarms(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(false_alarms, "WORKS", 0.0)  # eight epochs teach no WaNet
+    run(false_alarms, monkeypatch)
+    for preset in ("standard", "paper"):
+        found = result(miniature, f"false_alarms-{preset}")
+        assert (found["cells"], found["clean"], found["attacked"], found["not_trained"]) == (1, 1, 1, 0)
+        assert all(0 <= at["named"]["low"] <= at["named"]["high"] <= 1 for at in found["curve"])
+    thresholds = sum(map(len, false_alarms.THRESHOLDS.values()))
+    assert tables.false_alarms().count("of 1 (") == 2 * thresholds and tables.false_alarms().count("of 2 (") == 2
+
+
+def test_table1(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table1, "MOST_BATCHES", {"digits": 31})
+    run(table1, monkeypatch, "digits", "--seeds", 1)
+    found = result(miniature, "table1-digits")["methods"]
+    assert [*found] == [*table1.METHODS]
+    assert all((of["victims"], of["runs"], sum(of["cases"]), of["clean_runs"]) == (1, 1, 1, 1) for of in found.values())
+    assert all(f"| digits | {tables.METHODS[method]} |" in tables.table1() for method in found)
+
+
+def test_bundles(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundles, "PER_CLASS", (6,))
+    run(bundles, monkeypatch, "digits")
+    found = {of["condition"]: of for of in result(miniature, "bundles-digits")["conditions"]}
+    assert [*found] == ["6 images a class", "no labels", "wrong normalisation"]
+    assert all((of["victims"], of["clean"]) == (1, 1) for of in found.values())
+    assert all(f"| digits | {condition} |" in tables.bundles() for condition in found)
+
+
+def test_a_run_is_one_of_the_papers_four_cases() -> None:
+    assert [table1.case_of(3, flagged) for flagged in ([3], [1, 3], [1], [])] == [1, 2, 3, 4]
+
+
+def test_gpu_tier(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "REPEATS", 1)
+    monkeypatch.setattr(students, "STEPS", 10)
+    monkeypatch.setattr(gpu_tier, "THREADS", 1)
+    run(gpu_tier, monkeypatch, "digits", "--device", "cpu", "--repeats", 1)
+    found = result(miniature, "gpu_tier-digits")
+    attacked, clean = found["nets"]
+    assert attacked["scans"][0]["seconds"] > 0 and all(part["flops"] >= 0 for part in found["profile"]["parts"])
+    assert 0 <= attacked["repair"]["before"]["true_asr"] <= 1 and "repair" not in clean
+    assert all(f"| {net['net']} | CPU |" in tables.gpu_tier() for net in (attacked, clean))
+    assert (gpu_tier.FOLDER / "digits-wanet-t3-s901-standard-60" / "scan-0-files" / "report.html").exists()
+
+
+def test_speed(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = speed.command
+
+    def shortened(method: str, *options: Any) -> Sequence[str | Path]:
+        program, *arguments = map(str, whole(method, *options))
+        if method == "neural_cleanse":
+            return [program, *arguments, "--most-batches", "31"]
+        return cli.command(arguments, SEARCH)
+
+    monkeypatch.setattr(speed, "command", shortened)
+    run(speed, monkeypatch, service.MODEL, service.BUNDLE, "--repeats", 1, "--threads", 1)
+    methods = result(miniature, "speed-mnist")["methods"]
+    assert [*methods] == [*speed.METHODS]
+    for method in methods.values():
+        assert 50 < method["peak_mb"] < 4000 and method["cpu_seconds"] > 0.5 and method["seconds"] > 0.5
+
+
+def test_readings(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings, "CONFIG", replace(readings.CONFIG, inversion=SEARCH))
+    monkeypatch.setattr(readings, "SETTINGS", {"equal weight": SEARCH})
+    run(readings, monkeypatch, "digits")
+    rows = result(miniature, "readings-digits")["rows"]
+    assert [row["attack"] for row in rows] == ["wanet", "clean"]
+    assert all(len(of) == 10 for row in rows for of in row["readings"].values())
+
+
+def test_profiling(miniature: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(profiling, "REPEATS", 1)
+    monkeypatch.setattr(students, "STEPS", 10)
+    run(profiling, monkeypatch)
+    said = capsys.readouterr().out
+    assert "static, students" in said and "warp, suspect" in said
+
+
+def test_intake(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "archive", lambda name: service.MODEL)
+    run(intake, monkeypatch, "gate")
+    assert result(miniature, "intake-gate")["peak_mb"] < 256
+
+
+def test_service(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(service, monkeypatch, "start", "--repeats", 1)
+    run(service, monkeypatch, "upload", "--megabytes", 20)
+    assert not result(miniature, "service-start")["loaded_torch"]
+    assert result(miniature, "service-upload")["megabytes"] == 20
+
+
+def test_walls(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (lack := fence.lacking()) is not None:
+        do_without(f"bubblewrap ({lack.found})", lack.advice)
+    whole = walls.command
+    monkeypatch.setattr(walls, "archive", lambda name: service.MODEL)
+    monkeypatch.setattr(walls, "command", lambda *of: cli.command(whole(*of)[1:], SEARCH))
+    run(walls, monkeypatch, "start", "--repeats", 1)
+    run(walls, monkeypatch, "scan", "--repeats", 1)
+    assert result(miniature, "walls-start")["gate_seconds"] > 0
+    scans = result(miniature, "walls-scan")
+    assert scans["computing_ratio"] > 0 and [*scans["runs"]] == ["bwrap", "none"]

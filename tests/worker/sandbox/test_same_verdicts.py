@@ -1,0 +1,55 @@
+"""The benign corpus, scanned behind the fence and without it: the same numbers, to the bit, and the same verdicts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.core.jobs import JobDirectory
+from app.local_scan import run_tasks
+from benchmarks.victims.export import save_bundle
+from tests.corpus.benign import BATCH_STATISTICS, BOTH, BenignCase, small
+from tests.processes import own_world
+from tests.servers import need_fence
+from tests.toys import quick_job
+from worker.launch import ScanSession
+from worker.sandbox.fence import Sandbox
+
+pytestmark = pytest.mark.slow
+IMAGES = 24
+CASES = [case for case in small() if case.form in BOTH]
+
+
+def report_of(case: BenignCase, root: Path, sandbox: Sandbox) -> dict[str, Any]:
+    """What a scan with hardly any search says, but for how long it took and that there was no fence."""
+    _, channels, height, width = case.input_shape
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, height, width, channels), np.uint8)
+    directory = JobDirectory(root)
+    root.mkdir()
+    save_bundle(images, None, root / "bundle.npz")  # nobody trained these nets, so what they say is right
+    directory.model.write_bytes(case.path().read_bytes())
+    directory.write_job(quick_job(directory.model, root / "bundle.npz"))
+    with ScanSession(directory, lambda event: None, sandbox=sandbox) as session:
+        run_tasks(session, directory.read_job())
+    report = directory.read_report()
+    assert report is not None
+    coverage = report["coverage"]
+    coverage["not_searched"] = [said for said in coverage["not_searched"] if "no sandbox" not in said]
+    report["caveats"] = [caveat for caveat in report["caveats"] if caveat != "unsandboxed"]
+    return {name: value for name, value in report.items() if name not in ("timings", "environment")}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_benign_archive_gets_the_same_verdict_inside_and_outside_the_fence(case: BenignCase, tmp_path: Path) -> None:
+    need_fence()
+    with own_world():
+        inside, outside = (report_of(case, tmp_path / backend, backend) for backend in ("bwrap", "none"))
+    assert inside == outside
+    # An answer that depends on its batch is told by the probes, before anything is searched.
+    searched = 0 if case.family == BATCH_STATISTICS else 10
+    assert inside["coverage"]["labels_searched"] == searched
+
+
+def test_there_are_enough_archives() -> None:
+    assert len(CASES) >= 48

@@ -1,0 +1,87 @@
+"""What an engine may leave, by name, and when it is believed: read as a stranger's words, and written afresh.
+
+A record (JSON) has the shape of its dataclass and finite numbers; what is kept is what was understood of it. Of the
+other files this process opens two kinds itself, or hands them on to people: examples, which are small arrays, and
+repaired weights, which have to pass the gate like any model. Tensors are read by other engines, behind their fences.
+"""
+
+import json
+import math
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from app.core.errors import Refusal
+from app.core.findings import Confirmation, LabelFinding, Preparation, RepairReport
+from app.core.intake.examine import examine_model
+
+JSON_BYTES = 2**20
+TENSOR_BYTES = 2**30  # of a file; repaired weights may be larger where the model is
+EXAMPLE_BYTES = 2**28  # of one array
+RECORDS: dict[str, Any] = {
+    r"preparation\.json": TypeAdapter(Preparation),
+    r"repair\.json": TypeAdapter(RepairReport),
+    r"timings\.json": TypeAdapter(dict[str, float]),
+    r"labels/\d{6}\.json": TypeAdapter(LabelFinding),
+    r"confirmations/\d{6}-[a-z]+\.json": TypeAdapter(Confirmation),
+}
+TENSORS = re.compile(
+    r"(start|students|repaired)\.safetensors|repaired\.pt|triggers/\d{6}-[a-z]+\.safetensors|examples/\d{6}-[a-z]+\.npz"
+)
+
+
+class UntrustworthyError(Exception):
+    """An engine has left what no engine of ours leaves."""
+
+
+def record_of(name: str) -> TypeAdapter[Any] | None:
+    """What a JSON file of this name must hold, None for other files."""
+    return next((record for pattern, record in RECORDS.items() if re.fullmatch(pattern, name)), None)
+
+
+def rewritten(name: str, record: TypeAdapter[Any], content: bytes) -> bytes:
+    """A record as our own engine would have written it; raises UntrustworthyError."""
+    try:
+        found = record.validate_json(content)
+        written = json.dumps(record.dump_python(found), indent=1, allow_nan=False)
+    except ValidationError as error:
+        raise UntrustworthyError(f"{name} is no {error.title}: {error.errors()[0]['msg']}") from error
+    except ValueError as error:
+        raise UntrustworthyError(f"{name} has a number that is not finite") from error
+    if isinstance(found, LabelFinding) and name != f"labels/{found.label:06d}.json":
+        raise UntrustworthyError(f"{name} is about label {found.label}")
+    if isinstance(found, Preparation) and len(found.label_names) != found.num_labels:
+        raise UntrustworthyError(f"{name} has {len(found.label_names)} names for {found.num_labels} labels")
+    return written.encode() + b"\n"
+
+
+def check_file(name: str, copy: Path) -> None:
+    """Look into a file that was copied out under this name; raises UntrustworthyError."""
+    if name == "repaired.pt":
+        try:
+            examine_model(copy, copy.stat().st_size)
+        except Refusal as refusal:
+            raise UntrustworthyError(f"{name} does not pass the gate: {refusal}") from refusal
+    elif name.startswith("examples/"):
+        try:
+            with zipfile.ZipFile(copy) as archive:
+                shapes = [_shape(archive, array) for array in ("clean.npy", "generated.npy")]
+        except Exception as error:  # zipfile and NumPy raise a wide family of errors
+            raise UntrustworthyError(f"{name} holds no examples: {error!r}") from error
+        if shapes[0] != shapes[1]:
+            raise UntrustworthyError(f"{name} holds examples of different shapes")
+
+
+def _shape(archive: zipfile.ZipFile, array: str) -> tuple[int, ...]:
+    """The shape that an array of images claims: it is what NumPy will make room for."""
+    with archive.open(array) as member:
+        assert np.lib.format.read_magic(member) == (1, 0)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    images = len(shape) == 4 and min(shape) > 0 and shape[3] in (1, 3) and dtype == np.float32
+    if not images or math.prod(shape) * dtype.itemsize > EXAMPLE_BYTES:
+        raise ValueError(f"{shape} of {dtype}")
+    return tuple(shape)
