@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: dev demo test test-all lint tables bench-smoke examples
+.PHONY: dev demo test test-all test-often lint tables bench-smoke examples
 
 dev: $(VENV)/.ready
 
@@ -18,10 +18,14 @@ demo: dev
 	@$(BIN)/python examples/demo.py
 
 test: dev
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/python -m tests.suite fast
 
 test-all: test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m tests.suite slow
+
+# Everything N times beside busy processes, real and threaded tests ten times; goes on with tests-often.jsonl.
+test-often: dev
+	$(BIN)/python -m tests.suite often --runs $(or $(N),3)
 
 lint: dev
 	$(BIN)/ruff check .

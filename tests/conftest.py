@@ -13,4 +13,4 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.servers", "tests.outcomes"]

@@ -6,7 +6,7 @@
     redis_server        .url, .stop(), .start()
     s3_server           .endpoint, .bucket, .key_id, .secret
 
-A test that asks for a server by name is marked slow. Where a binary is missing its tests are skipped; with
+A test that asks for a server by name is marked slow and real. Where a binary is missing its tests are skipped; with
 TRIGGERLENS_REQUIRE_SERVERS=1 they fail. A stopped server keeps its data; who stops one starts it again.
 """
 
@@ -293,10 +293,11 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before slow tests are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that ask for a server by name are slow."""
+    """Tests that ask for a server by name are slow, and about the real world."""
     for item in items:
         if {"postgresql_server", "redis_server", "s3_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
+            item.add_marker("real")
 
 
 @contextmanager

@@ -40,6 +40,8 @@ from tests.api.world import (
 from tests.servers import BOTH, migrated_database
 from tests.threads import at_once
 
+pytestmark = pytest.mark.threads
+
 HERS = b"a file of alice's"
 MINE = b"a file of the owner's"
 LIMIT = 100_000  # bytes of a model

@@ -15,6 +15,8 @@ from app.core.tables import DEFAULT_TENANT
 from app.main import create_app
 from tests.api.world import client_of, make_service, put, running_scan, served, sha256_of, store_artifact
 
+pytestmark = pytest.mark.threads
+
 CONTENT = bytes(range(256)) * 40
 
 

@@ -18,6 +18,8 @@ from app.core.repository import scans
 from app.core.service import Service
 from tests.api.world import ended_scan, make_service, queued_scan, running_scan, served
 
+pytestmark = pytest.mark.threads
+
 
 def parsed(text: str) -> list[dict[str, Any]]:
     blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.strip().split("\n\n")]

@@ -15,6 +15,8 @@ import pytest
 from app.client import ApiError, Client
 from app.core.lifecycle import ScanStatus
 
+pytestmark = pytest.mark.threads
+
 CONTENT = bytes(range(256)) * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 SCAN = {"id": "5ca0", "status": "finished", "verdict": "backdoored", "labels": [], "of_the_future": {"x": 1}}

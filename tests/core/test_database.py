@@ -14,6 +14,8 @@ from app.core.tables import DEFAULT_TENANT, Artifact, Scan, new_id, now
 from tests import factories
 from tests.threads import at_once
 
+pytestmark = pytest.mark.threads
+
 
 def test_a_writer_that_meets_another_waits_for_it(database: Database) -> None:
     def read_then_write() -> None:

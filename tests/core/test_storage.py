@@ -29,6 +29,8 @@ from app.core.settings import Settings
 from app.core.storage import ArtifactStore, Received, StorageError, artifact_key, attempt_prefix, scan_prefix
 from tests.processes import needs_proc
 
+pytestmark = pytest.mark.threads
+
 MB = 1 << 20
 ROOT = Path(__file__).parents[2]
 LARGE = bytes(range(256)) * (12 * MB // 256)  # three parts

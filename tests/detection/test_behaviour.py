@@ -340,4 +340,5 @@ def test_honest_archives_agree_with_themselves(case: BenignCase | OlderArchive) 
     more = torch.rand((12, *example.shape[1:]), generator=torch.Generator().manual_seed(3))
     found = probed(case.path(), torch.cat([example, more]))
     assert disagreeing(found) == ({"batch_size", "neighbours"} if case.name.startswith(BATCH_STATISTICS) else set())
-    assert all(0 <= (f.difference or 0) < TOLERANCE / 10 for f in found.values() if not f.disagrees)
+    # An untrained net leads by little, and each kind of processor adds in an order of its own.
+    assert all(0 <= (f.difference or 0) < TOLERANCE / 4 for f in found.values() if not f.disagrees)

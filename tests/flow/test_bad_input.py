@@ -56,6 +56,8 @@ from worker.sandbox.cell import Cell
 from worker.sandbox.events import Event
 from worker.sandbox.fence import Sandbox, lacking
 
+pytestmark = pytest.mark.real
+
 Make = Callable[[Path], Any]
 
 

@@ -22,7 +22,7 @@ from tests.processes import needs_proc
 from tests.toys import SHORT
 from worker.sandbox.fence import choose
 
-pytestmark = [needs_proc, pytest.mark.slow]
+pytestmark = [needs_proc, pytest.mark.slow, pytest.mark.real]
 IN_BLOCKS = replace(SHORT, labels_per_block=2)
 
 

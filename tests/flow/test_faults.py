@@ -8,7 +8,7 @@ from tests.flow.faults import FAULTS, scans_there, try_fault
 from tests.flow.stack import Stack
 from tests.processes import needs_proc
 
-pytestmark = [needs_proc, pytest.mark.slow]
+pytestmark = [needs_proc, pytest.mark.slow, pytest.mark.real]
 SEED = 4
 
 

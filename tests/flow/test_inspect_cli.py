@@ -25,7 +25,7 @@ NOTHING_FOUND, FOUND, USAGE, UNSUPPORTED, REFUSED = 0, 1, 2, 3, 4
 IMAGES = torch.zeros(2, 3, 8, 8)
 ESCAPES = "\x1b]0;mine\x07"
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"), pytest.mark.real]
 
 
 class Saves(nn.Module):

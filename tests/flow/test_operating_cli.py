@@ -17,6 +17,8 @@ from app.core.database import Database
 from app.core.settings import Settings
 from app.installed import demand_engine
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

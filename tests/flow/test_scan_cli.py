@@ -35,6 +35,8 @@ from tests.toys import (
 )
 from worker.sandbox import fence
 
+pytestmark = pytest.mark.real
+
 LABELS, PLANTED = 5, 2
 SEARCH = replace(SHORT, labels_per_block=2)
 HOSTILE = "[bold red]cat[/] \x1b[2J\x1b]0;mine\x07<script>alert(1)</script>\u202e"

@@ -25,7 +25,7 @@ LABELS, PLANTED = 5, 2
 GIVEN = {"mean": [0.0], "std": [1.0]}
 ENDLESS = {"inversion": {"steps": 100_000}}
 MOMENT = {"inversion": {"steps": 2}}
-pytestmark = needs_proc
+pytestmark = [needs_proc, pytest.mark.real]
 
 
 @pytest.fixture(scope="module", autouse=True)

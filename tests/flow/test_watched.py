@@ -18,6 +18,8 @@ from tests.servers import need_fence
 from tests.toys import QUICK, SHORT, SubtractsTheBatchMean, save_toy, save_toy_bundle
 from worker.sandbox.fence import Sandbox
 
+pytestmark = pytest.mark.real
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SANDBOXES: tuple[Sandbox, ...] = ("none", "bwrap")
 

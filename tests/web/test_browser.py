@@ -29,6 +29,8 @@ from tests.servers import free_port
 from tests.toys import SHORT, ToyNet, save_toy, toy_images, toy_labels
 from tests.web.browser import Chromium
 
+pytestmark = pytest.mark.real
+
 HOSTILE = "<img src=x onerror=alert(1)>"
 NAMES = (HOSTILE, "bicycle", "cat", "deer", "eagle", "frog")  # in sorted order
 WIDTHS = (1280, 360)

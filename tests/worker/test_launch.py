@@ -21,6 +21,8 @@ from worker import launch
 from worker.launch import LOG, EngineCrashError, EngineOverdueError, ScanSession
 from worker.sandbox.events import Event
 
+pytestmark = pytest.mark.real
+
 ROOT = Path(__file__).parents[2]
 ENDLESS = replace(QUICK, steps=1_000_000)
 PREPARE, SEARCH = Task(JobKind.PREPARE), Task(JobKind.INVERT, (0, 1))

@@ -32,6 +32,8 @@ from worker.launch import EngineCrashError
 from worker.runner import Runner
 from worker.sweeper import sweep
 
+pytestmark = pytest.mark.threads
+
 ENDLESS = ScanConfig(inversion=replace(QUICK, steps=1_000_000))
 
 

@@ -11,6 +11,8 @@ import pytest
 from worker.sandbox.removal import remove_tree
 from worker.scratch import Scratch
 
+pytestmark = pytest.mark.real
+
 
 def test_what_a_killed_process_left_is_removed_and_what_the_living_hold_is_not(tmp_path: Path) -> None:
     hold = f"""

@@ -20,6 +20,8 @@ from tests import factories
 from tests.worker.crew import QUICKLY, SwiftSession, Unplugged, Workshop, eventually
 from worker.supervisor import Ended, Supervisor
 
+pytestmark = pytest.mark.threads
+
 
 @pytest.fixture
 def session(tmp_path: Path) -> SwiftSession:

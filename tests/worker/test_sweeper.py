@@ -23,6 +23,8 @@ from worker import sweeper
 from worker.runner import Runner
 from worker.sweeper import sweep, sweep_until
 
+pytestmark = pytest.mark.threads
+
 
 @pytest.fixture
 def service(database: Database, tmp_path: Path) -> Service:

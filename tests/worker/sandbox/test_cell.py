@@ -18,6 +18,8 @@ from tests import factories
 from worker.sandbox.cell import Cell
 from worker.sandbox.results import JSON_BYTES, UntrustworthyError
 
+pytestmark = pytest.mark.real
+
 SECRET = b"what another tenant uploaded"
 
 

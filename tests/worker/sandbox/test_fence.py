@@ -20,6 +20,8 @@ from worker.launch import ScanSession
 from worker.sandbox import container, fence, probes, seccomp
 from worker.sandbox.fence import Sandbox
 
+pytestmark = pytest.mark.real
+
 PREPARE, SEARCH = Task(JobKind.PREPARE), Task(JobKind.INVERT, (0, 1, 2, 3, 4, 5))
 DECIDE, REPAIR, REPORT = Task(JobKind.DECIDE), Task(JobKind.REPAIR, (2,)), Task(JobKind.REPORT)
 

@@ -36,7 +36,7 @@ from worker.runner import Runner
 from worker.sandbox import fence
 from worker.sandbox.fence import Fence, Sandbox
 
-pytestmark = pytest.mark.slow  # the times within which engines end hold where nothing else computes
+pytestmark = [pytest.mark.slow, pytest.mark.real]  # the times within which engines end hold where nothing else computes
 
 PREPARE = Task(JobKind.PREPARE)
 LIMIT = 1.0

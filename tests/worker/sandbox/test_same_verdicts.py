@@ -16,7 +16,7 @@ from tests.toys import quick_job
 from worker.launch import ScanSession
 from worker.sandbox.fence import Sandbox
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.real]
 IMAGES = 24
 CASES = [case for case in small() if case.form in BOTH]
 
