@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-import redis
 from sqlalchemy import func, select
 
 from app.core.lifecycle import OPEN_SCANS, JobState, ScanStatus
 from app.core.plan import JobKind
 from app.core.repository import scans
 from app.core.tables import DEFAULT_TENANT, Scan
-from tests.flow.stack import Stack, children_of, engines_below, wait_until
+from tests.flow.stack import Stack, children_of, engines_below
+from tests.waiting import eventually
 
 MOMENTS = 10.0  # seconds of a small scan in which something may break
 PAUSE = 4.0  # seconds that the storage does not answer
@@ -73,7 +73,7 @@ def kill_an_engine(stack: Stack, random: Random) -> None:
         _check_under_way(stack)
         return engines_below(stack.folder)
 
-    _kill(random.choice(wait_until(at_work, LONGEST_SECONDS)))
+    _kill(random.choice(eventually(at_work)))
 
 
 def stop_one_worker(stack: Stack, random: Random) -> None:
@@ -82,7 +82,7 @@ def stop_one_worker(stack: Stack, random: Random) -> None:
 
 
 def flush_redis(stack: Stack, random: Random) -> None:
-    redis.Redis.from_url(stack.redis.url).flushall()
+    stack.redis.client.flushall()
 
 
 def restart_redis(stack: Stack, random: Random) -> None:

@@ -3,8 +3,7 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from app.client import Client
 from app.core.config import InversionConfig
 from tests.flow.cli import command
 from tests.processes import needs_proc as needs_proc
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 # A worker that is killed is missed after seconds, not after a minute.
 HASTE = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "POLL_SECONDS": "0.2"}
@@ -43,14 +43,9 @@ class Served:
                         ids.append(int(path.name))
         return found
 
-    def one(self, module: str, seconds: float = 30.0) -> int:
+    def one(self, module: str) -> int:
         """The process that runs a module, once there is one."""
-        assert wait_for(lambda: bool(self.processes()[module]), seconds), f"there is no {module}"
-        return self.processes()[module][0]
-
-    def has_ended(self, seconds: float = 10.0) -> bool:
-        """Whether nothing of it is left within this time."""
-        return wait_for(lambda: not any(self.processes().values()), seconds)
+        return eventually(lambda: self.processes()[module])[0]
 
 
 @contextmanager
@@ -70,12 +65,5 @@ def serving(data: Path, search: InversionConfig | None = None) -> Iterator[Serve
             yield Served(process, address, data, client)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(PATIENCE_SECONDS)
         process.stdout.close()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
