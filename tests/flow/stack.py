@@ -22,6 +22,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 import httpx
+from sqlalchemy.exc import OperationalError
 
 from app.api.schemas import InversionOverrides
 from app.core.config import InversionConfig
@@ -30,11 +31,12 @@ from app.core.lifecycle import OPEN_SCANS
 from app.core.repository import access
 from app.core.tables import DEFAULT_TENANT, Job
 from tests.deploy import compose
+from tests.flow import leases
 from tests.servers import PostgresServer, RedisServer, S3Server
 from tests.toys import QUICK, ToyNet, save_toy, save_toy_bundle
 from tests.waiting import PATIENCE_SECONDS, eventually
 
-TIMES = {"LEASE": 6, "HEARTBEAT": 1, "SWEEP": 2, "POLL": 0.5}  # seconds, where the defaults are 60, 10, 15 and 1
+TIMES = {"LEASE": leases.LEASE_SECONDS, "HEARTBEAT": 5, "SWEEP": 2, "POLL": 0.5}  # the defaults: 60, 10, 15 and 1
 END_SECONDS = 30
 
 
@@ -185,15 +187,16 @@ class Stack:
     def wait_for(
         self, scan_ids: Sequence[str], seconds: float = PATIENCE_SECONDS, tenant_id: str = DEFAULT_TENANT
     ) -> list[dict[str, Any]]:
-        """The scans' last states, once all have ended."""
+        """The scans' last states, once all have ended. In the tests' times the leases of the dead run out meanwhile."""
+
+        def ended(scan_id: str) -> dict[str, Any] | None:
+            if self.times:
+                leases.run_out(self.database)
+            state = self.state(scan_id, tenant_id)
+            return None if state["status"] in OPEN_SCANS else state
+
         return [
-            eventually(
-                lambda scan_id=scan_id: (
-                    None if (state := self.state(scan_id, tenant_id))["status"] in OPEN_SCANS else state
-                ),
-                seconds,
-                pause=0.5,
-            )
+            eventually(lambda scan_id=scan_id: ended(scan_id), seconds, unavailable=OperationalError, pause=0.5)
             for scan_id in scan_ids
         ]
 

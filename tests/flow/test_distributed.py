@@ -42,11 +42,15 @@ def numbers(report: dict[str, Any]) -> dict[str, Any]:
 def test_one_scan_over_two_workers_gives_the_numbers_of_a_scan_on_a_laptop(stack: Stack, tmp_path: Path) -> None:
     inputs = stack.upload_toy()
     names = {"model_name": "toy.pt", "bundle_name": "toy.npz"}
-    scan_id = stack.request(inputs, inversion=IN_BLOCKS, repair=True, **names)
-    (state,) = stack.wait_for([scan_id])
-    assert state["status"] == ScanStatus.FINISHED
-    assert_done_once(stack, scan_id, stack.times_done())
-    assert len({job.lease_owner for job in stack.jobs(scan_id) if job.kind == JobKind.INVERT}) == 2
+    for _ in range(10):  # one worker may stand still until the other has done all
+        scan_id = stack.request(inputs, inversion=IN_BLOCKS, repair=True, **names)
+        (state,) = stack.wait_for([scan_id])
+        assert state["status"] == ScanStatus.FINISHED
+        assert_done_once(stack, scan_id, stack.times_done())
+        if len({job.lease_owner for job in stack.jobs(scan_id) if job.kind == JobKind.INVERT}) == 2:
+            break
+    else:
+        pytest.fail("the workers do not share a scan")
 
     model, bundle = stack.folder / "toy.pt", stack.folder / "toy.npz"
     config, declared = ScanConfig(inversion=IN_BLOCKS), DeclaredInput(mean=(0.0,), std=(1.0,))

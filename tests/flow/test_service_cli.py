@@ -5,8 +5,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from app.cli.following import scan_there
 from app.core.lifecycle import ScanStatus
-from tests.flow.cli import files_of, json_lines, triggerlens
+from tests.flow.cli import command, files_of, json_lines, triggerlens
 from tests.flow.serving import Served, needs_proc, serving
 from tests.processes import own_world
 from tests.toys import SHORT, ToyNet, save_toy, save_toy_bundle
@@ -188,17 +188,16 @@ def test_the_doctor_finds_a_running_service_well(place: Path, service: Served) -
 # Ends
 
 
-def test_ctrl_c_cancels_the_scan_and_its_engine_ends(place: Path, service: Served) -> None:
-    asked = ["scan", "poisoned.pt", "bundle.npz", "--seed", "7", "--out", "cancelled", "--server", service.address]
-    program = Path(sys.executable).with_name("triggerlens")
-    eventually(lambda: not service.processes()["worker.engine"])  # of the scan before
-    process = subprocess.Popen([program, *asked], cwd=place, stderr=subprocess.PIPE, text=True)
-    service.one("worker.engine")
-    process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 5 and words.splitlines()[-1] == f"Cancelled, at {service.address} too."
-    eventually(lambda: not service.processes()["worker.engine"])
-    eventually(lambda: next(service.client.scans()).status is ScanStatus.CANCELLED)
+def test_ctrl_c_cancels_the_scan_and_its_engine_ends(place: Path) -> None:
+    with serving(place / "endless", replace(SHORT, steps=100_000)) as served:
+        asked = ["scan", "poisoned.pt", "bundle.npz", "--out", "cancelled", "--server", served.address]
+        process = subprocess.Popen(command(asked, None), cwd=place, stderr=subprocess.PIPE, text=True)
+        served.one("worker.engine")
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 5 and words.splitlines()[-1] == f"Cancelled, at {served.address} too."
+        eventually(lambda: not served.processes()["worker.engine"])
+        eventually(lambda: next(served.client.scans()).status is ScanStatus.CANCELLED)
     assert not (place / "cancelled").exists()
 
 
@@ -237,10 +236,16 @@ def test_a_cancelled_scan_frees_its_engine_and_who_watches_is_told(place: Path, 
 def revived(place: Path, service: Served) -> str:
     """A scan whose worker was killed at work."""
     worker = service.one("worker.embedded")
-    scan = asked_for(service, place, config=MOMENT)
-    service.one("worker.engine")
+    for _ in range(10):  # until one has not ended by the time that we look
+        scan = asked_for(service, place, config=MOMENT)
+        eventually(lambda scan=scan: service.client.scan(scan).status is not ScanStatus.QUEUED)
+        os.kill(worker, signal.SIGSTOP)
+        if service.client.scan(scan).is_open:
+            break
+        os.kill(worker, signal.SIGCONT)
     os.kill(worker, signal.SIGKILL)
     eventually(lambda: service.processes()["worker.embedded"] not in ([], [worker]))
+    service.let_leases_run_out()
     return scan
 
 
