@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.core.clock import MACHINE, Clock
 from app.core.errors import Refusal, disk_full, is_disk_full
 from app.core.findings import Reason, RepairReport, RepairStatus, Verdict
 from app.core.intake.archive import check_torchscript_archive
@@ -66,6 +67,7 @@ def run_scan(
     on_event: Callable[[Event], None],
     time_limit: float | None = None,
     sandbox: Sandbox = "none",
+    clock: Clock = MACHINE,
 ) -> LocalResult:
     """Run a job to its end, or go on with it if `out` holds the same job unfinished.
 
@@ -84,7 +86,7 @@ def run_scan(
     except OSError as error:
         raise unwritable(out, error) from error
     try:
-        with ScanSession(directory, on_event, time_limit=time_limit, sandbox=sandbox) as session:
+        with ScanSession(directory, on_event, time_limit=time_limit, sandbox=sandbox, clock=clock) as session:
             run_tasks(session, job)
         result = _conclude(directory, job, out)
     except Refusal as refusal:

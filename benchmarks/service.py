@@ -43,8 +43,8 @@ from benchmarks.datasets import REPOSITORY
 from benchmarks.faults import running_stack
 from benchmarks.recording import write_result
 from tests import factories
-from tests.flow.stack import Stack, children_of, wait_until
-from tests.servers import free_port
+from tests.flow.stack import Stack, children_of
+from tests.waiting import eventually
 
 MODEL = REPOSITORY / "examples" / "digits_wanet.pt"
 BUNDLE = REPOSITORY / "examples" / "digits_bundle.npz"
@@ -73,19 +73,22 @@ class Served:
 @contextmanager
 def served(folder: Path) -> Iterator[Served]:
     """The embedded service over a data folder."""
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    program = [Path(sys.executable).with_name("triggerlens"), "serve", "--port", str(port), "--data-dir", folder]
+    program = [Path(sys.executable).with_name("triggerlens"), "serve", "--port", "0", "--data-dir", folder]
     environment = {**os.environ, "TRIGGERLENS_THREADS": "1", "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
     with (folder / "serve.log").open("ab") as log:
-        process = subprocess.Popen(program, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            program, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    assert process.stdout is not None
     try:
-        answers = partial(httpx.get, f"{url}/healthz", trust_env=False)
-        wait_until(lambda: answers().is_success, 60, unavailable=httpx.TransportError, pause=0.01)
+        url = process.stdout.readline().strip()  # which it says when it listens
+        httpx.get(f"{url}/healthz", trust_env=False).raise_for_status()
         yield Served(url, process.pid, time.monotonic() - began)
     finally:
         process.terminate()
         process.wait(60)
+        process.stdout.close()
 
 
 @contextmanager
@@ -104,7 +107,7 @@ def overhead(repeats: int) -> dict[str, Any]:
             bare = run_scan(job, MODEL, BUNDLE, folder / "out", lambda event: None).document
             engine.append(time.monotonic() - began)
         with new_folder() as folder, served(folder) as at, Client(at.url) as client:
-            wait_until(lambda at=at: httpx.get(f"{at.url}/readyz", trust_env=False).json()["workers_alive"], 30)
+            eventually(lambda at=at: httpx.get(f"{at.url}/readyz", trust_env=False).json()["workers_alive"], 30)
             began = time.monotonic()
             model, bundle = client.upload(MODEL, "model").sha256, client.upload(BUNDLE, "bundle").sha256
             scan = client.wait(client.request_scan(model, bundle, preset="paper").id)
@@ -159,11 +162,11 @@ def polling(scans: int, clients: int, seconds: int) -> dict[str, Any]:
     with new_folder() as folder:
         stored = fill(folder, scans)
         with served(folder) as at, Client(at.url) as client:
-            (worker,) = wait_until(lambda: children_of(at.process), 30)
+            (worker,) = eventually(lambda: children_of(at.process), 30)
             os.setpriority(os.PRIO_PROCESS, worker, NICENESS)  # the engine inherits it
             model, bundle = client.upload(MODEL, "model").sha256, client.upload(BUNDLE, "bundle").sha256
             scan_id = client.request_scan(model, bundle, config={"inversion": {"steps": 100_000}}).id
-            wait_until(lambda: client.scan(scan_id).stage == JobKind.INVERT, 120, pause=1.0)
+            eventually(lambda: client.scan(scan_id).stage == JobKind.INVERT, 120, pause=1.0)
             over = time.monotonic() + seconds
             with ThreadPoolExecutor(clients) as pool:
                 asked = list(pool.map(lambda number: ask(at.url, scan_id, stored, over, number), range(clients)))

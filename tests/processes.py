@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from app.core.jobs import JobDirectory
 from app.local_scan import run_tasks
+from tests.waiting import eventually
 from worker.launch import ScanSession
 from worker.sandbox.events import Event
 
@@ -39,12 +39,9 @@ def engines_of(root: Path) -> list[int]:
     return found
 
 
-def all_end(root: Path, seconds: float = 10.0) -> bool:
-    """Whether the engines at work on a job directory end within this time."""
-    deadline = time.monotonic() + seconds
-    while engines_of(root) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return engines_of(root) == []
+def all_end(root: Path) -> bool:
+    """True, once the engines at work on a job directory have ended; fails where they do not."""
+    return eventually(lambda: engines_of(root) == [])
 
 
 def run_job(directory: JobDirectory, time_limit: float | None = None) -> list[Event]:

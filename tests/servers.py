@@ -12,13 +12,12 @@ TRIGGERLENS_REQUIRE_SERVERS=1 they fail. A stopped server keeps its data; who st
 
 import os
 import pwd
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -33,9 +32,9 @@ import redis
 
 from app.core import migrating
 from app.core.database import Database
+from tests.waiting import eventually
 from worker.sandbox import fence
 
-START_SECONDS = 30
 STOP_SECONDS = 20
 
 
@@ -53,6 +52,7 @@ class Server:
         self.command, self.answers, self.unavailable = command, answers, unavailable
         self.farewell, self.user = farewell, user
         self.process: subprocess.Popen[bytes] | None = None
+        self.words = b""  # what it has said since it was started
 
     def __enter__(self) -> Self:
         self.start()
@@ -74,11 +74,10 @@ class Server:
                 **_as(self.user),
             )
             try:
-                self._wait_until_it_answers()
+                eventually(lambda: self._answers(words.fileno()))
             except BaseException as error:
                 self.stop()
-                words.seek(0)
-                error.add_note(f"{self.command[0]} said: {words.read().decode()}")
+                error.add_note(f"{self.command[0]} said: {self.words.decode()}")
                 raise
 
     def stop(self) -> None:
@@ -93,17 +92,15 @@ class Server:
         self.process.wait()
         self.process = None
 
-    def _wait_until_it_answers(self) -> None:
-        assert self.process is not None
-        patience = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.answers()
-                return
-            except self.unavailable:
-                if self.process.poll() is not None or time.monotonic() > patience:
-                    raise
-                time.sleep(0.05)
+    def _answers(self, words: int) -> bool:
+        self.words = os.pread(words, 2**20, 0)  # the process writes where a file of its own stands
+        try:
+            self.answers()
+        except self.unavailable:
+            if self.process is None or self.process.poll() is not None:
+                raise
+            return False
+        return True
 
 
 class PostgresServer(Server):
@@ -158,31 +155,38 @@ class PostgresServer(Server):
 
 
 class RedisServer(Server):
-    """A broker whose keys outlive a restart."""
+    """A broker behind a socket in `folder`, whose keys outlive a restart; `url` is for Celery, `client` for us."""
 
     def __init__(self, binary: str, folder: Path) -> None:
-        port = free_port()
-        self.url = f"redis://127.0.0.1:{port}/0"
-        client = redis.Redis.from_url(self.url)
+        place = folder / "redis.sock"
+        self.url = f"redis+socket://{place}"
+        self.client = redis.Redis(unix_socket_path=str(place))
         super().__init__(
-            [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes"],
-            answers=client.ping,
+            [binary, "--port", "0", "--unixsocket", str(place), "--dir", str(folder), "--appendonly", "yes"],
+            answers=self.client.ping,
             unavailable=redis.ConnectionError,
         )
 
 
 class S3Server(Server):
-    """moto's server with a bucket; it keeps blobs in memory and believes every signature."""
+    """moto's server with a bucket; it keeps blobs in memory and believes every signature.
+
+    The port is the system's choice, and what it says; another one after a restart.
+    """
 
     def __init__(self) -> None:
-        port = free_port()
-        self.endpoint, self.bucket = f"http://127.0.0.1:{port}", "triggerlens"
-        self.key_id, self.secret = "tests", "not-looked-at"
+        self.bucket, self.key_id, self.secret = "triggerlens", "tests", "not-looked-at"
         super().__init__(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
             answers=lambda: httpx.put(f"{self.endpoint}/{self.bucket}", trust_env=False).raise_for_status(),
             unavailable=httpx.TransportError,
         )
+
+    @property
+    def endpoint(self) -> str:
+        """Its address; empty, and so out of reach, until it has said one."""
+        said = re.search(rb"http://127\.0\.0\.1:[0-9]+", self.words)
+        return said[0].decode() if said else ""
 
 
 @contextmanager
@@ -350,9 +354,3 @@ def _as(user: str | None) -> dict[str, Any]:
 
 def _unprivileged_user() -> str:
     return next(name for name in ("postgres", "nobody") if name in {entry.pw_name for entry in pwd.getpwall()})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

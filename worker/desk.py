@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from app.core.clock import Clock
 from app.core.errors import Refusal, refusing_full_disk
 from app.core.jobs import JobDirectory, ScanJob
 from app.core.plan import JobKind, Task
@@ -56,12 +57,13 @@ class Desk:
         job: ScanJob,
         environment: Mapping[str, str],
         sandbox: Sandbox,
+        clock: Clock,
     ) -> None:
         self.scan_id, self.tenant_id = scan.id, scan.tenant_id
         self.store = store
         self.directory = JobDirectory(root)
         self.job = job
-        self.session = ScanSession(self.directory, on_event, sandbox=sandbox, environment=environment)
+        self.session = ScanSession(self.directory, on_event, sandbox=sandbox, environment=environment, clock=clock)
         self.session.__enter__()
 
     def fetch(self, task: Task, finished: Sequence[Job]) -> None:

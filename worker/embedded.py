@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 
+from app.core.clock import MACHINE
 from app.core.logs import configure_logs
 from app.core.queue import LocalQueue
 from app.core.service import Service
@@ -36,7 +37,7 @@ def main() -> None:
     def stay_seen() -> None:
         while not over.is_set():
             runner.be_seen()
-            over.wait(settings.heartbeat_seconds)
+            MACHINE.wait(settings.heartbeat_seconds, over)
 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, end)
@@ -45,7 +46,7 @@ def main() -> None:
     while not over.is_set():
         bell.clear()
         runner.work_until_idle()
-        bell.wait(settings.poll_seconds)
+        MACHINE.wait(settings.poll_seconds, bell)
     runner.leave()
 
 

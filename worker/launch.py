@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from typing import IO, Self
 
 from pydantic import ValidationError
 
+from app.core.clock import MACHINE, Clock
 from app.core.errors import Problem, Refusal, refusing_full_disk
 from app.core.jobs import JobDirectory
 from app.core.plan import WITHOUT_TORCH, JobKind, Task
@@ -99,27 +99,28 @@ class ScanSession:
         time_limit: float | None = None,
         sandbox: Sandbox = "none",
         environment: Mapping[str, str] | None = None,
+        clock: Clock = MACHINE,
     ) -> None:
         self.directory = directory
-        self.last_event_at = time.monotonic()  # of the newest event, or the start of the newest task
+        self.last_event_at = clock.now()  # of the newest event, or the start of the newest task
+        self._clock = clock
         self._on_event = on_event
         self._sandbox = sandbox
         self._environment = environment or {}
         self._cell = Cell(directory)
-        self._deadline = None if time_limit is None else time.monotonic() + time_limit
-        self._watchdog = None if time_limit is None else threading.Timer(time_limit + GRACE_SECONDS, self._end_overdue)
+        self._deadline = None if time_limit is None else clock.now() + time_limit
+        self._over = threading.Event()
         self._engine: _Engine | None = None
         self._turn = threading.RLock()  # taken to start an engine or to end it
         self._killed = self._overdue = False
 
     def __enter__(self) -> Self:
-        if self._watchdog is not None:
-            self._watchdog.start()
+        if self._deadline is not None:
+            threading.Thread(target=self._watch_deadline, args=(self._deadline,), name="deadline", daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        self._over.set()
         self.kill()
         self._clear_engine()
         self._cell.remove()
@@ -130,7 +131,7 @@ class ScanSession:
         Raises Refusal, also for a full disk; EngineCrashError, after which another task starts another engine unless
         the session was killed; EngineOverdueError.
         """
-        self.last_event_at = time.monotonic()
+        self.last_event_at = self._clock.now()
         if self._killed:
             raise EngineCrashError(-signal.SIGKILL, self._last_words())
         if task.kind in WITHOUT_TORCH:
@@ -156,7 +157,7 @@ class ScanSession:
             self._kill_engine()
 
     def _tell(self, event: Event) -> None:
-        self.last_event_at = time.monotonic()
+        self.last_event_at = self._clock.now()
         self._on_event(event)
 
     def _hand_to_engine(self, task: Task) -> None:
@@ -196,17 +197,18 @@ class ScanSession:
             if self._overdue:
                 raise EngineOverdueError
             if self._engine is None:
-                seconds_left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+                seconds_left = None if self._deadline is None else max(0.0, self._deadline - self._clock.now())
                 self._cell.furnish()
-                self._engine = _Engine(self._cell, seconds_left, self._sandbox, self._environment)
+                self._engine = _Engine(self._cell, seconds_left, self._sandbox, self._environment, self._clock)
             if self._killed:  # while it was started
                 self._kill_engine()
             return self._engine
 
-    def _end_overdue(self) -> None:
-        with self._turn:
-            self._overdue = True
-            self._kill_engine()
+    def _watch_deadline(self, deadline: float) -> None:
+        if not self._clock.wait(deadline + GRACE_SECONDS - self._clock.now(), self._over):
+            with self._turn:
+                self._overdue = True
+                self._kill_engine()
 
     def _kill_engine(self) -> None:
         if self._engine is not None:
@@ -230,9 +232,16 @@ class ScanSession:
 class _Engine:
     """The process, the pipe that its tasks go into, and the one that its events come out of."""
 
-    def __init__(self, cell: Cell, time_limit: float | None, sandbox: Sandbox, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        time_limit: float | None,
+        sandbox: Sandbox,
+        environment: Mapping[str, str],
+        clock: Clock,
+    ) -> None:
         self.why_killed: str | None = None
-        self._cell = cell
+        self._cell, self._clock = cell, clock
         control_read, control_write = os.pipe()
         progress_read, progress_write = os.pipe()
         self._tasks = os.fdopen(control_write, "wb", buffering=0)
@@ -298,7 +307,7 @@ class _Engine:
         """End an engine that takes more than it may."""
         whole = memory_bytes()
         while self._process.poll() is None:
-            time.sleep(WATCH_SECONDS)
+            self._clock.wait(WATCH_SECONDS)
             resident, threads = usage(self._process.pid)
             if resident > MEMORY_SHARE * whole:
                 self._end(f"it took {resident / 2**30:.1f} GiB of memory")

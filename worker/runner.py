@@ -6,7 +6,6 @@ end well goes back to the others, on a cleared desk; what may be the job's own f
 
 import os
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +15,7 @@ import structlog
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.core import scheduling
+from app.core.clock import MACHINE, Clock
 from app.core.errors import Problem, Refusal
 from app.core.jobs import ScanJob
 from app.core.lifecycle import JobState
@@ -39,8 +39,14 @@ log = structlog.get_logger()
 class Runner:
     """One worker: at most one scan on its desk, one job at a time."""
 
-    def __init__(self, service: Service, queues: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        self.service, self.queues = service, tuple(queues)
+    def __init__(
+        self,
+        service: Service,
+        queues: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        clock: Clock = MACHINE,
+    ) -> None:
+        self.service, self.queues, self.clock = service, tuple(queues), clock
         self.environment = dict(environment or {})
         self.sandbox = fence.choose(service.settings.sandbox)
         self.id = new_id()
@@ -54,7 +60,7 @@ class Runner:
         """Take job after job until none is ready."""
         try:
             while not self.stopping:
-                looked_at = time.monotonic()
+                looked_at = self.clock.now()
                 if (job := self._claim()) is None:
                     break
                 self._work(job, looked_at)
@@ -113,7 +119,7 @@ class Runner:
         scan, finished = self._read(job)
         desk = self._desk_for(scan)
         settings, database = self.service.settings, self.service.database
-        with Supervisor(settings, database, lease, claimed_at, scan.id, desk.session) as supervisor:
+        with Supervisor(settings, database, lease, claimed_at, scan.id, desk.session, self.clock) as supervisor:
             self.supervisor = supervisor
             try:
                 if self.stopping:  # since the claim
@@ -126,7 +132,7 @@ class Runner:
 
     def _attempt(self, job: Job, lease: Lease, desk: Desk, finished: Sequence[Job], supervisor: Supervisor) -> bool:
         """Bring what a job needs, do it, hand in its results; False where it did not come to that."""
-        task, started = Task(JobKind(job.kind), tuple(job.labels)), time.monotonic()
+        task, started = Task(JobKind(job.kind), tuple(job.labels)), self.clock.now()
         bound = log.bind(scan=job.scan_id, job=job.id, kind=job.kind, labels=job.labels or None)
         try:
             supervisor.patiently(lambda: desk.fetch(task, finished), StorageError)
@@ -152,7 +158,7 @@ class Runner:
             bound.exception("job_failed")
             self._give_back(lease, supervisor.ended, error)
             return False
-        bound.info("job_done", seconds=round(time.monotonic() - started, 2))
+        bound.info("job_done", seconds=round(self.clock.now() - started, 2))
         self._ring(set(queues))
         return True
 
@@ -188,8 +194,8 @@ class Runner:
                 threads=settings.threads,
                 perceptual=settings.perceptual,
             )
-            root = self.scratch.path / scan.id
-            self.desk = Desk(root, scan, self.service.store, self._listen, job, self.environment, self.sandbox)
+            root, store = self.scratch.path / scan.id, self.service.store
+            self.desk = Desk(root, scan, store, self._listen, job, self.environment, self.sandbox, self.clock)
         return self.desk
 
     def _clear_desk(self) -> None:

@@ -1,12 +1,11 @@
 """Watches over one job while it is worked on: keeps the lease, looks for a cancel, ends an engine that stands still.
 
-Two threads beside the work. One asks the database; the other looks at this machine's monotonic clock only, so a
+Two threads beside the work. One asks the database; the other looks at its clock only, so a
 database that hangs cannot keep it from giving the job up when the lease has run out. Whoever decides that the work must
 end says why in `ended` and kills the engine, which makes the working thread return.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -15,6 +14,7 @@ from typing import Self, TypeVar
 import structlog
 from sqlalchemy.exc import OperationalError
 
+from app.core.clock import Clock
 from app.core.database import Database
 from app.core.lifecycle import OPEN_SCANS
 from app.core.repository import jobs
@@ -39,7 +39,7 @@ class Ended(StrEnum):
 
 
 class Supervisor:
-    """Holds a lease, claimed at a time of the monotonic clock, from `with` to the end of the block."""
+    """Holds a lease, claimed at a time of the clock, from `with` to the end of the block."""
 
     def __init__(
         self,
@@ -49,9 +49,11 @@ class Supervisor:
         claimed_at: float,
         scan_id: str,
         session: ScanSession,
+        clock: Clock,
     ) -> None:
         self.settings, self.database = settings, database
         self.lease, self.scan_id, self.session = lease, scan_id, session
+        self.clock = clock
         self.steps = (0, 0)  # done, of: written down when the next look finds them changed
         self.ended: Ended | None = None
         self._expecting_since: float | None = None
@@ -80,7 +82,7 @@ class Supervisor:
     @contextmanager
     def expecting_events(self) -> Iterator[None]:
         """While the engine works: it has to report something now and then."""
-        self._expecting_since = time.monotonic()
+        self._expecting_since = self.clock.now()
         try:
             yield
         finally:
@@ -95,30 +97,34 @@ class Supervisor:
                 if self.ended is not None:
                     raise
                 log.warning("server_away", error=type(error).__name__, job=self.lease.job_id)
-                self._over.wait(self.settings.poll_seconds)
+                self._wait_a_poll()
+
+    def _wait_a_poll(self) -> bool:
+        """Whether the work is over by then."""
+        return self.clock.wait(self.settings.poll_seconds, self._over)
 
     def _watch_clock(self) -> None:
-        while not self._over.wait(self.settings.poll_seconds):
-            clock, since = time.monotonic(), self._expecting_since
-            if clock - self._renewed_at > self.settings.lease_seconds:
+        while not self._wait_a_poll():
+            now, since = self.clock.now(), self._expecting_since
+            if now - self._renewed_at > self.settings.lease_seconds:
                 return self.end(Ended.LOST)
-            if since is not None and clock - max(since, self.session.last_event_at) > self.settings.stall_seconds:
+            if since is not None and now - max(since, self.session.last_event_at) > self.settings.stall_seconds:
                 return self.end(Ended.STALLED)
-            if since is not None and clock - since > self.settings.job_seconds:
+            if since is not None and now - since > self.settings.job_seconds:
                 return self.end(Ended.OVERDUE)
         return None
 
     def _watch_database(self) -> None:
         written = (0, 0)
-        while not self._over.wait(self.settings.poll_seconds):
-            clock, steps = time.monotonic(), self.steps
+        while not self._wait_a_poll():
+            now, steps = self.clock.now(), self.steps
             try:
                 if self._scan_is_over():
                     return self._end_unless_over(Ended.CANCELLED)
-                if clock - self._renewed_at >= self.settings.heartbeat_seconds:
+                if now - self._renewed_at >= self.settings.heartbeat_seconds:
                     if not self._renew():
                         return self._end_unless_over(Ended.LOST)
-                    self._renewed_at = clock
+                    self._renewed_at = now
                 if steps != written:
                     self._write_steps(*steps)
                     written = steps
@@ -128,7 +134,7 @@ class Supervisor:
 
     def _end_unless_over(self, why: Ended) -> None:
         """End the work, unless it has just ended well: then its lease is gone, too, and its scan may be at its end."""
-        if not self._over.wait(self.settings.poll_seconds):
+        if not self._wait_a_poll():
             self.end(why)
 
     def _scan_is_over(self) -> bool:

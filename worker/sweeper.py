@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from app import actions
 from app.core import scheduling
+from app.core.clock import MACHINE, Clock
 from app.core.errors import Problem, Refusal
 from app.core.lifecycle import OPEN_SCANS
 from app.core.logs import configure_logs
@@ -82,9 +83,9 @@ def forget_the_old(service: Service) -> None:
             actions.delete_artifact(service, artifact.tenant_id, artifact.sha256)
 
 
-def sweep_until(service: Service, over: threading.Event) -> None:
+def sweep_until(service: Service, over: threading.Event, clock: Clock = MACHINE) -> None:
     """Sweep every few seconds until told to stop; a server that is away is waited for."""
-    while not over.wait(service.settings.sweep_seconds):
+    while not clock.wait(service.settings.sweep_seconds, over):
         try:
             sweep(service)
         except (OperationalError, StorageError) as error:

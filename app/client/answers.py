@@ -1,13 +1,13 @@
 """What the service answers, as frozen records, and its refusals as ApiError. More than we know is passed over."""
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import httpx
 
+from app.core.clock import Clock
 from app.core.errors import Problem
 from app.core.lifecycle import OPEN_SCANS, ScanStatus
 
@@ -75,11 +75,11 @@ class Event:
     data: dict[str, Any]
 
 
-def told_events(answer: httpx.Response, deadline: float) -> Iterator[Event]:
+def told_events(answer: httpx.Response, deadline: float, clock: Clock) -> Iterator[Event]:
     """The events of a stream (WHATWG, server-sent events); TimeoutError past the deadline."""
     said: dict[str, str] = {}
     for line in answer.iter_lines():
-        if time.monotonic() >= deadline:
+        if clock.now() >= deadline:
             raise TimeoutError
         name, _, value = line.partition(":")
         if name:  # a comment has none

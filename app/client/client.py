@@ -1,7 +1,6 @@
 """The client itself: one method for each thing that can be asked."""
 
 import hashlib
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import httpx
 
 from app.client.answers import ApiError, Artifact, Event, Scan, refusal_of, told_events, unreachable
 from app.client.patience import Patience
+from app.core.clock import MACHINE, Clock
 from app.core.errors import Problem
 from app.core.jobs import write_whole
 from app.core.lifecycle import OPEN_SCANS, ScanStatus
@@ -27,8 +27,10 @@ ENDINGS = frozenset(ScanStatus) - OPEN_SCANS
 class Client:
     """One service, and the key that opens it. `patience_seconds`: how long failures in a row are borne."""
 
-    def __init__(self, server: str, key: str | None = None, patience_seconds: float = 30.0) -> None:
-        self.server = server.rstrip("/")
+    def __init__(
+        self, server: str, key: str | None = None, patience_seconds: float = 30.0, clock: Clock = MACHINE
+    ) -> None:
+        self.server, self._clock = server.rstrip("/"), clock
         self._patience_seconds, self._has_answered = patience_seconds, False
         try:
             self._http = httpx.Client(
@@ -84,16 +86,16 @@ class Client:
 
         A lost connection is made again and goes on where it stopped. TimeoutError after `timeout` seconds.
         """
-        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        deadline = float("inf") if timeout is None else self._clock.now() + timeout
         patience = self._patience()
         while True:
-            silence = ANSWER_SECONDS if timeout is None else min(SILENT_SECONDS, deadline - time.monotonic())
+            silence = ANSWER_SECONDS if timeout is None else min(SILENT_SECONDS, deadline - self._clock.now())
             asked: dict[str, Any] = {"headers": {"Last-Event-ID": str(after)}, "timeout": max(silence, 0.01)}
             try:
                 with self._stream(f"/v1/scans/{scan_id}/events", **asked) as answer:
                     if answer.status_code == httpx.codes.NO_CONTENT:
                         return
-                    for event in told_events(answer, deadline):
+                    for event in told_events(answer, deadline, self._clock):
                         patience = self._patience()
                         after = event.number or after
                         yield event
@@ -101,7 +103,7 @@ class Client:
                             return
                 raise httpx.RemoteProtocolError("the events stopped before the scan ended")
             except (ApiError, httpx.TransportError) as error:
-                if time.monotonic() >= deadline:
+                if self._clock.now() >= deadline:
                     raise TimeoutError from error
                 patience.bear(error)
 
@@ -209,7 +211,7 @@ class Client:
                 patience.bear(error)
 
     def _patience(self) -> Patience:
-        return Patience(self.server, self._patience_seconds, self._has_answered)
+        return Patience(self.server, self._patience_seconds, self._has_answered, self._clock)
 
 
 def _damaged(what: str) -> ApiError:

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.client import ApiError, Client
+from app.client import ApiError, Client, Event
 from app.core.lifecycle import ScanStatus
+from tests.clocks import PretendClock
 
 pytestmark = pytest.mark.threads
 
@@ -74,11 +75,11 @@ def send(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) 
 
 
 class Told:
-    """A server with a list of answers, and what it was asked."""
+    """A server with a list of answers, and what it was asked when, by the clock that the client waits by."""
 
     def __init__(self, *answers: Answer) -> None:
         self.answers, self.asked = list(answers), list[tuple[str, str, dict[str, str]]]()
-        self.times: list[float] = []
+        self.clock, self.times = PretendClock(), list[float]()
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def told(*answers: Answer) -> Iterator[tuple[Client, Told]]:
                 return
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             script.asked.append((self.command, self.path, dict(self.headers)))
-            script.times.append(time.monotonic())
+            script.times.append(script.clock.now())
             script.answers.pop(0)(self)
             self.wfile.flush()
 
@@ -106,7 +107,8 @@ def told(*answers: Answer) -> Iterator[tuple[Client, Told]]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        with Client(f"http://127.0.0.1:{server.server_address[1]}/", key="tl_key", patience_seconds=5) as client:
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
+        with Client(address, key="tl_key", patience_seconds=5, clock=script.clock) as client:
             yield client, script
         assert script.answers == [], "the client asked less than it should have"
     finally:
@@ -143,6 +145,13 @@ def test_patience_ends() -> None:
     assert refused.value.code == "storage_full"
 
 
+def test_failures_in_a_row_are_borne_with_longer_and_longer_pauses_for_as_long_as_patience_lasts() -> None:
+    never = [problem("database_unavailable", 503, retryable=True)] * 5
+    with told(*never) as (client, script), pytest.raises(ApiError):
+        client.scan("5ca0")
+    assert [later - earlier for earlier, later in pairwise(script.times)] == [0.25, 0.5, 1, 2]  # and 4 is beyond
+
+
 def test_a_broken_connection_is_made_again_with_the_same_idempotency_key() -> None:
     with told(broken, json_answer(SCAN, 202)) as (client, script):
         client.request_scan("a" * 64, "b" * 64, repair=True)
@@ -158,11 +167,15 @@ def test_two_requests_are_two_requests() -> None:
 
 
 def test_a_service_that_is_not_there_is_told_at_once() -> None:
-    started = time.monotonic()
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ApiError, match="triggerlens serve") as refused:
+    clock = PretendClock()
+    began = clock.now()
+    with (
+        Client("http://127.0.0.1:9", clock=clock) as client,
+        pytest.raises(ApiError, match="triggerlens serve") as refused,
+    ):
         client.scan("5ca0")
     assert refused.value.code == "service_unreachable" and refused.value.status is None
-    assert time.monotonic() - started < 3
+    assert clock.now() - began < 1, "not the half minute in which a service that was there may come back"
 
 
 @pytest.mark.parametrize("address", ["no address", "ftp://host", "http://[::1", "http://ho st:port"])
@@ -272,13 +285,37 @@ def test_a_scan_that_has_ended_and_was_told_has_no_events() -> None:
         assert list(client.events("5ca0", after=3)) == []
 
 
-def test_waiting_ends_at_its_timeout() -> None:
-    def silent(request: BaseHTTPRequestHandler) -> None:
+def test_waiting_ends_at_its_timeout_though_events_come() -> None:
+    def talkative(request: BaseHTTPRequestHandler) -> None:
         events(FIRST)(request)
-        request.wfile.flush()
-        time.sleep(1.5)
+        with suppress(ConnectionError):  # once the client has gone
+            while True:
+                request.wfile.write(b": still here\n\n")
 
-    started = time.monotonic()
-    with told(silent) as (client, _), pytest.raises(TimeoutError):
-        client.wait("5ca0", timeout=0.5)
-    assert 0.5 <= time.monotonic() - started < 1.4
+    heard = list[str]()
+
+    def hear(event: Event) -> None:
+        heard.append(event.name)
+        script.clock.let_pass(50)
+
+    with told(talkative) as (client, script), pytest.raises(TimeoutError):
+        client.wait("5ca0", timeout=100, on_event=hear)
+    assert heard == ["queued", "progress"]
+
+
+def test_waiting_ends_at_its_timeout_though_nothing_comes() -> None:
+    """A silence is borne until then, and what was lost by it is asked for again."""
+    gone = threading.Event()
+
+    def silent(request: BaseHTTPRequestHandler) -> None:
+        script.answers.append(silent)
+        send(request, 200, {"Content-Type": "text/event-stream"})
+        gone.wait()
+
+    with told(silent) as (client, script):
+        began = script.clock.now()
+        with pytest.raises(TimeoutError):
+            client.wait("5ca0", timeout=0.5)
+        assert 0.5 <= script.clock.now() - began <= 1.0
+        gone.set()
+        script.answers.clear()

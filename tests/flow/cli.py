@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.config import InversionConfig
+from tests.waiting import PATIENCE_SECONDS
 
 # Only the figures of the presets are changed; everything that runs is what `triggerlens` runs.
 SHORTENED = """
@@ -22,18 +23,18 @@ main()
 """
 
 
-def command(arguments: Sequence[object], search: InversionConfig | None) -> list[str]:
-    """The command line, with the preset's own search or a shorter one."""
+def command(arguments: Sequence[object], search: InversionConfig | None, beforehand: str = "") -> list[str]:
+    """The command line, with the preset's own search or a shorter one, for which code may be run beforehand."""
     said = list(map(str, arguments))
     if search is None:
         return [str(Path(sys.executable).with_name("triggerlens")), *said]
-    return [sys.executable, "-c", SHORTENED, json.dumps(asdict(search)), *said]
+    return [sys.executable, "-c", beforehand + SHORTENED, json.dumps(asdict(search)), *said]
 
 
 def triggerlens(
     *arguments: object, cwd: Path, search: InversionConfig | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(arguments, search), cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command(arguments, search), cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:

@@ -3,19 +3,21 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.client import Client
 from app.core.config import InversionConfig
+from app.core.database import Database
+from tests.flow import leases
 from tests.flow.cli import command
 from tests.processes import needs_proc as needs_proc
+from tests.waiting import PATIENCE_SECONDS, eventually
 
-# A worker that is killed is missed after seconds, not after a minute.
-HASTE = {"LEASE_SECONDS": "3", "HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "POLL_SECONDS": "0.2"}
+# In a hurry, but for the lease: a worker that is killed is missed when a test lets its leases run out.
+HASTE = {"HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "POLL_SECONDS": "0.2"}
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,23 @@ class Served:
                         ids.append(int(path.name))
         return found
 
-    def one(self, module: str, seconds: float = 30.0) -> int:
+    def one(self, module: str) -> int:
         """The process that runs a module, once there is one."""
-        assert wait_for(lambda: bool(self.processes()[module]), seconds), f"there is no {module}"
-        return self.processes()[module][0]
+        return eventually(lambda: self.processes()[module])[0]
 
-    def has_ended(self, seconds: float = 10.0) -> bool:
-        """Whether nothing of it is left within this time."""
-        return wait_for(lambda: not any(self.processes().values()), seconds)
+    def let_leases_run_out(self) -> None:
+        """Those of workers that are no more."""
+        database = Database(f"sqlite:///{self.data / 'triggerlens.sqlite3'}")
+        leases.run_out(database)
+        database.close()
 
 
 @contextmanager
 def serving(data: Path, search: InversionConfig | None = None) -> Iterator[Served]:
     """A service on a free port; ended, if the test has not done so, when the block ends."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRIGGERLENS_")}
-    environment |= {f"TRIGGERLENS_{name}": value for name, value in {**HASTE, "THREADS": "1"}.items()}
+    environment |= {f"TRIGGERLENS_{name}": value for name, value in HASTE.items()}
+    environment |= {"TRIGGERLENS_LEASE_SECONDS": str(leases.LEASE_SECONDS), "TRIGGERLENS_THREADS": "1"}
     asked = command(["serve", "--port", 0, "--data-dir", data], search)
     with data.with_suffix(".log").open("w") as log:
         process = subprocess.Popen(
@@ -70,12 +74,5 @@ def serving(data: Path, search: InversionConfig | None = None) -> Iterator[Serve
             yield Served(process, address, data, client)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(PATIENCE_SECONDS)
         process.stdout.close()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()

@@ -2,9 +2,10 @@
 
     with Stack(folder, postgresql_server, redis_server, s3_server) as stack:
         scan_id = stack.request(stack.upload_toy())
-        (state,) = stack.wait_for([scan_id], seconds=60)
+        (state,) = stack.wait_for([scan_id])
 
-Commands and environments are those of the file; what differs is where servers are, a free port, and shorter times.
+Commands and environments are those of the file; what differs is where servers are, a port that the system
+chooses, and the times.
 """
 
 import json
@@ -13,15 +14,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from uuid import uuid4
 
 import httpx
+from sqlalchemy.exc import OperationalError
 
 from app.api.schemas import InversionOverrides
 from app.core.config import InversionConfig
@@ -30,12 +31,12 @@ from app.core.lifecycle import OPEN_SCANS
 from app.core.repository import access
 from app.core.tables import DEFAULT_TENANT, Job
 from tests.deploy import compose
-from tests.servers import PostgresServer, RedisServer, S3Server, free_port
+from tests.flow import leases
+from tests.servers import PostgresServer, RedisServer, S3Server
 from tests.toys import QUICK, ToyNet, save_toy, save_toy_bundle
+from tests.waiting import PATIENCE_SECONDS, eventually
 
-T = TypeVar("T")
-
-TIMES = {"LEASE": 6, "HEARTBEAT": 1, "SWEEP": 2, "POLL": 0.5}  # seconds, where the defaults are 60, 10, 15 and 1
+TIMES = {"LEASE": leases.LEASE_SECONDS, "HEARTBEAT": 5, "SWEEP": 2, "POLL": 0.5}  # the defaults: 60, 10, 15 and 1
 END_SECONDS = 30
 
 
@@ -53,8 +54,6 @@ class Stack:
     ) -> None:
         self.folder = folder
         self.postgresql, self.redis, self.s3 = postgresql, redis, s3
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
         self.workers = [f"worker-{number}" for number in range(1, workers + 1)]
         places = {"postgres": postgresql.create(f"stack_{uuid4().hex}"), "redis": redis.url, "s3": s3.endpoint}
         self.services = compose.services(compose.variables(TRIGGERLENS_THREADS="1"), places)
@@ -89,9 +88,9 @@ class Stack:
     def start(self, name: str) -> None:
         """Start a service of the file; several workers of it are told apart by a number."""
         command, environment = self._how_to_run(name)
-        with (self.folder / f"{name}.log").open("ab") as log:
+        with (self.folder / f"{name}.log").open("ab") as log, (self.folder / f"{name}.out").open("wb") as out:
             self.processes[name] = subprocess.Popen(
-                command, env=environment, cwd=compose.ROOT, stdout=log, stderr=log, start_new_session=True
+                command, env=environment, cwd=compose.ROOT, stdout=out, stderr=log, start_new_session=True
             )
 
     def end(self, name: str) -> None:
@@ -116,14 +115,19 @@ class Stack:
             if process.poll() is not None:
                 self.start(name)
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
+    @property
+    def url(self) -> str:
+        """The address that the API has said since it was last started; empty, and so out of reach, before that."""
+        return (self.folder / "api.out").read_text().strip().replace("0.0.0.0", "127.0.0.1")
+
+    def wait_until_ready(self) -> None:
         """Return when the API is ready and every worker was seen."""
 
         def ready() -> bool:
-            answer = httpx.get(f"{self.url}/readyz", trust_env=False, timeout=5)
+            answer = httpx.get(f"{self.url}/readyz", trust_env=False, timeout=PATIENCE_SECONDS)
             return answer.status_code == 200 and answer.json()["workers_alive"] >= len(self.workers)
 
-        wait_until(ready, seconds, unavailable=httpx.TransportError)
+        eventually(ready, unavailable=httpx.TransportError)
 
     def ask(
         self,
@@ -136,11 +140,13 @@ class Stack:
         """What the API answers a tenant; an API that is away, or misses a server, is asked again."""
 
         def answered() -> httpx.Response | None:
-            answer = httpx.request(method, f"{self.url}{path}", headers=sent, trust_env=False, timeout=30, **content)
+            answer = httpx.request(
+                method, f"{self.url}{path}", headers=sent, trust_env=False, timeout=PATIENCE_SECONDS, **content
+            )
             return None if answer.status_code == 503 else answer
 
         sent = {"Authorization": f"Bearer {self.keys[tenant_id]}", **(headers or {})}
-        return wait_until(answered, 90, unavailable=httpx.TransportError)
+        return eventually(answered, unavailable=httpx.TransportError)
 
     def upload(self, path: Path, kind: str, tenant_id: str = DEFAULT_TENANT) -> str:
         answer = self.ask("PUT", f"/v1/artifacts?kind={kind}", tenant_id, content=path.read_bytes())
@@ -179,17 +185,18 @@ class Stack:
         return answer
 
     def wait_for(
-        self, scan_ids: Sequence[str], seconds: float, tenant_id: str = DEFAULT_TENANT
+        self, scan_ids: Sequence[str], seconds: float = PATIENCE_SECONDS, tenant_id: str = DEFAULT_TENANT
     ) -> list[dict[str, Any]]:
-        """The scans' last states, once all have ended."""
+        """The scans' last states, once all have ended. In the tests' times the leases of the dead run out meanwhile."""
+
+        def ended(scan_id: str) -> dict[str, Any] | None:
+            if self.times:
+                leases.run_out(self.database)
+            state = self.state(scan_id, tenant_id)
+            return None if state["status"] in OPEN_SCANS else state
+
         return [
-            wait_until(
-                lambda scan_id=scan_id: (
-                    None if (state := self.state(scan_id, tenant_id))["status"] in OPEN_SCANS else state
-                ),
-                seconds,
-                pause=0.5,
-            )
+            eventually(lambda scan_id=scan_id: ended(scan_id), seconds, unavailable=OperationalError, pause=0.5)
             for scan_id in scan_ids
         ]
 
@@ -216,7 +223,7 @@ class Stack:
         environment = {**passed_on, "PATH": programs, "TRIGGERLENS_DATA_DIR": str(data), **self.times}
         program = shutil.which(service.command[0], path=programs)
         assert program is not None, service.command
-        words = [str(self.port) if word == "8360" else word for word in service.command[1:]]
+        words = ["0" if word == "8360" else word for word in service.command[1:]]
         return [program, *words], {**environment, **service.environment}
 
 
@@ -240,22 +247,3 @@ def _processes() -> dict[int, tuple[list[str], int]]:
             parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
             found[int(path.name)] = words, int(parent)
     return found
-
-
-def wait_until(
-    condition: Callable[[], T | None],
-    seconds: float,
-    unavailable: type[Exception] | tuple[type[Exception], ...] = (),
-    pause: float = 0.1,
-) -> T:
-    """What the condition answers once that is true; an error that is expected counts as not yet."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if answer := condition():
-                return answer
-        except unavailable:
-            if time.monotonic() > deadline:
-                raise
-        assert time.monotonic() < deadline, f"not within {seconds} seconds"
-        time.sleep(pause)

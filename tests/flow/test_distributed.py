@@ -17,9 +17,10 @@ from app.core.plan import JobKind
 from app.core.queue import CeleryQueue, make_celery
 from app.core.tables import DEFAULT_TENANT
 from app.local_scan import job_for, run_scan
-from tests.flow.stack import Stack, children_of, wait_until
+from tests.flow.stack import Stack, children_of
 from tests.processes import needs_proc
 from tests.toys import SHORT
+from tests.waiting import PATIENCE_SECONDS, eventually
 from worker.sandbox.fence import choose
 
 pytestmark = [needs_proc, pytest.mark.slow, pytest.mark.real]
@@ -41,11 +42,15 @@ def numbers(report: dict[str, Any]) -> dict[str, Any]:
 def test_one_scan_over_two_workers_gives_the_numbers_of_a_scan_on_a_laptop(stack: Stack, tmp_path: Path) -> None:
     inputs = stack.upload_toy()
     names = {"model_name": "toy.pt", "bundle_name": "toy.npz"}
-    scan_id = stack.request(inputs, inversion=IN_BLOCKS, repair=True, **names)
-    (state,) = stack.wait_for([scan_id], 300)
-    assert state["status"] == ScanStatus.FINISHED
-    assert_done_once(stack, scan_id, stack.times_done())
-    assert len({job.lease_owner for job in stack.jobs(scan_id) if job.kind == JobKind.INVERT}) == 2
+    for _ in range(10):  # one worker may stand still until the other has done all
+        scan_id = stack.request(inputs, inversion=IN_BLOCKS, repair=True, **names)
+        (state,) = stack.wait_for([scan_id])
+        assert state["status"] == ScanStatus.FINISHED
+        assert_done_once(stack, scan_id, stack.times_done())
+        if len({job.lease_owner for job in stack.jobs(scan_id) if job.kind == JobKind.INVERT}) == 2:
+            break
+    else:
+        pytest.fail("the workers do not share a scan")
 
     model, bundle = stack.folder / "toy.pt", stack.folder / "toy.npz"
     config, declared = ScanConfig(inversion=IN_BLOCKS), DeclaredInput(mean=(0.0,), std=(1.0,))
@@ -67,7 +72,7 @@ def test_forty_scans_submitted_at_once_all_finish_and_none_is_doubled(stack: Sta
     assert len(set(scan_ids)) == 40
     for tenant_id in inputs:
         mine = [scan_id for scan_id, (owner, _) in zip(scan_ids, asked, strict=True) if owner == tenant_id]
-        ended = stack.wait_for(mine, 900, tenant_id)
+        ended = stack.wait_for(mine, 1800, tenant_id)
         assert {state["status"] for state in ended} == {ScanStatus.FINISHED}
         assert sorted(state["seed"] for state in ended) == list(range(20))
         other = "another" if tenant_id == DEFAULT_TENANT else DEFAULT_TENANT
@@ -85,29 +90,29 @@ def test_a_hundred_rings_for_one_scan_are_one_execution(stack: Stack) -> None:
     scan_id = stack.request(inputs)
     for _ in range(100):
         queue.ring("cpu")
-    assert stack.wait_for([scan_id], 120)[0]["status"] == ScanStatus.FINISHED
+    assert stack.wait_for([scan_id])[0]["status"] == ScanStatus.FINISHED
     assert_done_once(stack, scan_id, stack.times_done())
 
 
 def test_a_cancel_frees_the_workers(stack: Stack) -> None:
     scan_id = stack.request(stack.upload_toy(), inversion=replace(IN_BLOCKS, steps=100_000))
-    wait_until(lambda: stack.state(scan_id)["stage"] == JobKind.INVERT, 60)
+    eventually(lambda: stack.state(scan_id)["stage"] == JobKind.INVERT)
     stack.ask("POST", f"/v1/scans/{scan_id}/cancel")
-    assert stack.wait_for([scan_id], 10)[0]["status"] == ScanStatus.CANCELLED
+    assert stack.wait_for([scan_id])[0]["status"] == ScanStatus.CANCELLED
 
 
 def test_a_pool_ends_with_its_parent_however_that_ends(stack: Stack) -> None:
     """Killed, or asked to end after one of its processes was killed."""
     for name, was_shot in zip(stack.workers, (False, True), strict=True):
         parent = stack.processes[name].pid
-        (child,) = wait_until(lambda parent=parent: children_of(parent), 30)  # one that ends is followed by another
+        (child,) = eventually(lambda parent=parent: children_of(parent))  # one that ends is followed by another
         if was_shot:
             os.kill(child, signal.SIGKILL)
-            (child,) = wait_until(lambda parent=parent, shot=child: set(children_of(parent)) - {shot}, 30)
+            (child,) = eventually(lambda parent=parent, shot=child: set(children_of(parent)) - {shot})
             stack.processes[name].terminate()
-            stack.processes[name].wait(20)
+            stack.processes[name].wait(PATIENCE_SECONDS)
         else:
             stack.kill(name)
-        wait_until(lambda child=child: not Path(f"/proc/{child}").exists(), 20)
+        eventually(lambda child=child: not Path(f"/proc/{child}").exists())
         stack.start(name)
     stack.wait_until_ready()

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import signal
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from tests.toys import (
     toy_images,
     toy_labels,
 )
+from tests.waiting import PATIENCE_SECONDS
 from worker.sandbox import fence
 
 pytestmark = pytest.mark.real
@@ -190,23 +190,27 @@ def test_wrong_usage_is_exit_code_2(place: Path, options: list[str], words: str)
 
 # Cancelled, and gone on with
 
+IN_THE_SECOND_BLOCK = """
+import os, signal
+from worker.launch import ScanSession
+tell = ScanSession._tell
+def tell_and_interrupt(session, event):
+    tell(session, event)
+    if event["event"] == "step" and event["labels"] == [2, 3]:
+        os.kill(os.getpid(), signal.SIGINT)
+ScanSession._tell = tell_and_interrupt
+"""
+
 
 @needs_proc
 def test_ctrl_c_leaves_no_engine_and_a_directory_that_the_same_command_finishes(poisoned: Any, place: Path) -> None:
     asked = scan("poisoned", "resumed", "--repair", "--json")
-    with subprocess.Popen(
-        command(asked, SEARCH), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if (event := json.loads(line))["event"] == "step" and event["labels"] == [2, 3]:
-                break
-        job = Path("resumed/.job")
-        assert engines_of(job), "the second block is being searched"
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 5 and stdout == "" and "The same command goes on where it stopped" in stderr
-    assert engines_of(job) == []
+    interrupted = subprocess.run(
+        command(asked, SEARCH, IN_THE_SECOND_BLOCK), cwd=place, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
+    assert interrupted.returncode == 5 and interrupted.stdout == ""
+    assert "The same command goes on where it stopped" in interrupted.stderr
+    assert engines_of(Path("resumed/.job")) == []
     before = files_of(place / "resumed")
     assert {".job/job.json", ".job/result/labels/000001.json"} <= before and "report.json" not in before
 

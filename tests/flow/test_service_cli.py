@@ -5,8 +5,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from app.cli.following import scan_there
 from app.core.lifecycle import ScanStatus
-from tests.flow.cli import files_of, json_lines, triggerlens
-from tests.flow.serving import Served, needs_proc, serving, wait_for
+from tests.flow.cli import command, files_of, json_lines, triggerlens
+from tests.flow.serving import Served, needs_proc, serving
 from tests.processes import own_world
 from tests.toys import SHORT, ToyNet, save_toy, save_toy_bundle
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 LABELS, PLANTED = 5, 2
 GIVEN = {"mean": [0.0], "std": [1.0]}
@@ -187,17 +188,16 @@ def test_the_doctor_finds_a_running_service_well(place: Path, service: Served) -
 # Ends
 
 
-def test_ctrl_c_cancels_the_scan_and_its_engine_ends(place: Path, service: Served) -> None:
-    asked = ["scan", "poisoned.pt", "bundle.npz", "--seed", "7", "--out", "cancelled", "--server", service.address]
-    program = Path(sys.executable).with_name("triggerlens")
-    assert wait_for(lambda: not service.processes()["worker.engine"], 10)  # of the scan before
-    process = subprocess.Popen([program, *asked], cwd=place, stderr=subprocess.PIPE, text=True)
-    service.one("worker.engine")
-    process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=30)
-    assert process.returncode == 5 and words.splitlines()[-1] == f"Cancelled, at {service.address} too."
-    assert wait_for(lambda: not service.processes()["worker.engine"], 10)
-    assert wait_for(lambda: next(service.client.scans()).status is ScanStatus.CANCELLED, 10)
+def test_ctrl_c_cancels_the_scan_and_its_engine_ends(place: Path) -> None:
+    with serving(place / "endless", replace(SHORT, steps=100_000)) as served:
+        asked = ["scan", "poisoned.pt", "bundle.npz", "--out", "cancelled", "--server", served.address]
+        process = subprocess.Popen(command(asked, None), cwd=place, stderr=subprocess.PIPE, text=True)
+        served.one("worker.engine")
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 5 and words.splitlines()[-1] == f"Cancelled, at {served.address} too."
+        eventually(lambda: not served.processes()["worker.engine"])
+        eventually(lambda: next(served.client.scans()).status is ScanStatus.CANCELLED)
     assert not (place / "cancelled").exists()
 
 
@@ -218,7 +218,7 @@ def test_a_ctrl_c_while_the_scan_is_being_asked_for_takes_it_back(
     with pytest.raises(SystemExit) as end:
         scan_there(service.client, place / "poisoned.pt", place / "bundle.npz", place / "taken", False, options)
     assert end.value.code == 5
-    assert wait_for(lambda: service.client.scan(asked[0]).status == "cancelled", 15)
+    eventually(lambda: service.client.scan(asked[0]).status == "cancelled")
 
 
 def test_a_cancelled_scan_frees_its_engine_and_who_watches_is_told(place: Path, service: Served) -> None:
@@ -227,7 +227,7 @@ def test_a_cancelled_scan_frees_its_engine_and_who_watches_is_told(place: Path, 
     assert run(place, service, "watch", endless, "--timeout", 1).returncode == 5
     assert run(place, service, "download", endless, "--json").returncode == 4
     assert run(place, service, "cancel", endless).returncode == 0
-    assert wait_for(lambda: not service.processes()["worker.engine"], 10)
+    eventually(lambda: not service.processes()["worker.engine"])
     watched = run(place, service, "watch", endless)
     assert watched.returncode == 5 and "The scan was cancelled." in watched.stderr
 
@@ -236,19 +236,25 @@ def test_a_cancelled_scan_frees_its_engine_and_who_watches_is_told(place: Path, 
 def revived(place: Path, service: Served) -> str:
     """A scan whose worker was killed at work."""
     worker = service.one("worker.embedded")
-    scan = asked_for(service, place, config=MOMENT)
-    service.one("worker.engine")
+    for _ in range(10):  # until one has not ended by the time that we look
+        scan = asked_for(service, place, config=MOMENT)
+        eventually(lambda scan=scan: service.client.scan(scan).status is not ScanStatus.QUEUED)
+        os.kill(worker, signal.SIGSTOP)
+        if service.client.scan(scan).is_open:
+            break
+        os.kill(worker, signal.SIGCONT)
     os.kill(worker, signal.SIGKILL)
-    assert wait_for(lambda: service.processes()["worker.embedded"] not in ([], [worker]), 20)
+    eventually(lambda: service.processes()["worker.embedded"] not in ([], [worker]))
+    service.let_leases_run_out()
     return scan
 
 
 def test_a_killed_worker_is_started_again_and_the_scan_finishes(revived: str, service: Served) -> None:
-    assert service.client.wait(revived, timeout=60).status is ScanStatus.FINISHED
+    assert service.client.wait(revived, timeout=PATIENCE_SECONDS).status is ScanStatus.FINISHED
 
 
 def test_a_deleted_scan_is_gone(revived: str, place: Path, service: Served) -> None:
-    service.client.wait(revived, timeout=60)
+    service.client.wait(revived, timeout=PATIENCE_SECONDS)
     service.client.delete(revived)
     assert revived not in [scan.id for scan in service.client.scans()]
     gone = run(place, service, "report", revived, "--json")
@@ -261,6 +267,8 @@ def test_nothing_of_a_service_is_left_when_it_ends(end: signal.Signals, place: P
         scan = asked_for(served, place, config=ENDLESS)
         served.one("worker.engine")
         served.process.send_signal(end)
-        assert served.process.wait(15) == (-end if end is signal.SIGKILL else 0)
-        assert served.has_ended(5 if end is signal.SIGKILL else 0)
+        assert served.process.wait(PATIENCE_SECONDS) == (-end if end is signal.SIGKILL else 0)
+        if end is signal.SIGKILL:  # its worker finds out for itself
+            eventually(lambda: not any(served.processes().values()))
+        assert not any(served.processes().values())
     assert scan not in os.listdir(served.data / "scratch"), "the scan is kept in the database, not on the desk"

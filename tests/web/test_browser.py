@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
@@ -12,7 +10,6 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
 
@@ -23,9 +20,8 @@ from app.core.report.html import report_html
 from app.core.service import Service
 from tests.api import world
 from tests.core.report.report_samples import BACKDOORED, document
-from tests.flow.cli import command
+from tests.flow.serving import serving
 from tests.processes import own_world
-from tests.servers import free_port
 from tests.toys import SHORT, ToyNet, save_toy, toy_images, toy_labels
 from tests.web.browser import Chromium
 
@@ -41,23 +37,8 @@ SEARCH = replace(SHORT, steps=40, labels_per_block=2)
 @contextmanager
 def real_service(folder: Path, search: InversionConfig) -> Iterator[str]:
     """The address of `triggerlens serve`, with its worker, on a shorter search."""
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    serve = command(["serve", "--port", port, "--data-dir", folder], search)
-    with own_world(), (folder.parent / "log").open("wb") as log:
-        process = subprocess.Popen(serve, env={**os.environ, "TRIGGERLENS_THREADS": "1"}, stdout=log, stderr=log)
-        try:
-            for _ in range(300):
-                assert process.poll() is None, (folder.parent / "log").read_text()
-                try:
-                    httpx.get(f"{address}/healthz", trust_env=False)
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.1)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(30)
+    with own_world(), serving(folder, search) as served:
+        yield served.address
 
 
 def hostile_bundle(path: Path) -> Path:

@@ -1,7 +1,6 @@
 """Workers for tests: a service without servers, scans asked of it, and engines that need no torch."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from app import actions
 from app.actions import ScanRequest
+from app.core.clock import MACHINE, Clock
 from app.core.config import ScanConfig
 from app.core.database import Database
 from app.core.intake.declaration import DeclaredInput
@@ -24,13 +24,21 @@ from app.core.settings import Settings
 from app.core.storage import ArtifactStore, StorageError, artifact_key
 from app.core.tables import DEFAULT_TENANT, Artifact, Job, Scan, new_id
 from tests import factories
+from tests.clocks import PretendClock
 from tests.toys import QUICK, ToyNet, save_toy, save_toy_bundle
+from tests.waiting import PATIENCE_SECONDS
 from worker.launch import EngineCrashError
 from worker.runner import Runner
 from worker.sandbox.events import Event
 from worker.sandbox.fence import Sandbox
 
-QUICKLY = {"lease_seconds": 5.0, "heartbeat_seconds": 0.1, "poll_seconds": 0.02, "sweep_seconds": 0.05}
+# A hurry in all but the lease: no machine stands still for so long that one runs out by chance.
+QUICKLY = {"lease_seconds": 600.0, "heartbeat_seconds": 0.1, "poll_seconds": 0.02, "sweep_seconds": 0.05}
+
+
+def supervisors_clock() -> PretendClock:
+    """A clock for workers of this thread, with whom their supervisors keep pace."""
+    return PretendClock("_watch_clock", "_watch_database")
 
 
 def service_on(database: Database, folder: Path, **settings: Any) -> Service:
@@ -106,15 +114,8 @@ def at_work(runner: Runner) -> Iterator[threading.Thread]:
     try:
         yield thread
     finally:
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive(), "it is still at work"
-
-
-def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "this did not come about"
-        time.sleep(0.01)
 
 
 class Workshop:
@@ -133,8 +134,9 @@ class Workshop:
         *,
         sandbox: Sandbox = "none",
         environment: Mapping[str, str] | None = None,
+        clock: Clock = MACHINE,
     ) -> "SwiftSession":
-        session = SwiftSession(self, directory, on_event, dict(environment or {}))
+        session = SwiftSession(self, directory, on_event, dict(environment or {}), clock)
         self.sessions.append(session)
         return session
 
@@ -148,9 +150,10 @@ class SwiftSession:
         directory: JobDirectory,
         on_event: Callable[[Event], None],
         environment: dict[str, str],
+        clock: Clock,
     ) -> None:
         self.workshop, self.directory, self.environment = workshop, directory, environment
-        self.last_event_at = time.monotonic()
+        self.clock, self.last_event_at = clock, clock.now()
         self.killed = threading.Event()
         self._on_event = on_event
 
@@ -164,18 +167,18 @@ class SwiftSession:
         self.killed.set()
 
     def tell(self, **event: Any) -> None:
-        self.last_event_at = time.monotonic()
+        self.last_event_at = self.clock.now()
         self._on_event(event)
 
     def work_on(self) -> None:
         """Until somebody kills it."""
-        assert self.killed.wait(20), "nobody ended it"
+        assert self.clock.wait(PATIENCE_SECONDS, self.killed), "nobody ended it"
         raise EngineCrashError(-9, "its last words")
 
     def run(self, task: Task) -> None:
         if self.killed.is_set():
             raise EngineCrashError(-9, "")
-        self.last_event_at = time.monotonic()
+        self.last_event_at = self.clock.now()
         self.workshop.meanwhile.get(task.kind, lambda session: None)(self)
         match task.kind:
             case JobKind.PREPARE:
@@ -211,18 +214,22 @@ class SwiftSession:
 
 
 class Unplugged(Database):
-    """A database that can be away, or answer nothing, for as long as `plug` is pulled."""
+    """A database that is away while `plug` is pulled, or until it was missed so often; with a clock to hang by it
+    answers nothing then."""
 
-    def __init__(self, url: str, hangs: bool = False) -> None:
+    def __init__(self, url: str, hangs_by: Clock | None = None, back_after: float = float("inf")) -> None:
         super().__init__(url)
         self.plug = threading.Event()
         self.plug.set()
-        self._hangs = hangs
+        self._hangs_by, self._back_after = hangs_by, back_after
 
     def _wait_or_fail(self) -> None:
-        if self._hangs:
-            self.plug.wait()
+        if self._hangs_by is not None:
+            self._hangs_by.wait(float("inf"), self.plug)
         elif not self.plug.is_set():
+            self._back_after -= 1
+            if self._back_after <= 0:
+                self.plug.set()
             raise OperationalError("SELECT 1", {}, ConnectionError("away"))
 
     @contextmanager

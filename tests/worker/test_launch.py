@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from app.core.jobs import JobDirectory
 from app.core.plan import FIRST, JobKind, Task
 from app.local_scan import OUT_OF_TIME, run_scan, run_tasks
+from tests.clocks import PretendClock
 from tests.processes import all_end, engines_of, needs_proc, own_world, run_job
 from tests.toys import QUICK, Talking, ToyNet, place_job, quick_job, save_toy, save_toy_bundle
 from worker import launch
@@ -116,22 +117,18 @@ def test_an_engine_says_by_its_exit_code_whether_it_was_interrupted(
 
 @needs_proc
 @pytest.mark.parametrize("from_another_thread", [True, False], ids=["from another thread", "as by a signal"])
-def test_a_session_that_is_killed_ends_promptly_and_for_good(endless: JobDirectory, from_another_thread: bool) -> None:
-    stopped_at: list[float] = []
-
-    def stop() -> None:
-        stopped_at.append(time.monotonic())
-        session.kill()
+def test_a_session_that_is_killed_ends_for_good(endless: JobDirectory, from_another_thread: bool) -> None:
+    """Its search would not end by itself."""
 
     def listen(event: Event) -> None:
         if event["event"] == "step" and event["done"] == 1:
-            threading.Thread(target=stop).start() if from_another_thread else stop()
+            threading.Thread(target=session.kill).start() if from_another_thread else session.kill()
 
     with ScanSession(endless, listen) as session:
         session.run(PREPARE)
         with pytest.raises(EngineCrashError) as crash:
             session.run(SEARCH)
-        assert time.monotonic() - stopped_at[0] < 5 and crash.value.code == -signal.SIGKILL
+        assert crash.value.code == -signal.SIGKILL
         assert engines_of(endless.root) == []
         for task in (FIRST, PREPARE):
             with pytest.raises(EngineCrashError):
@@ -210,16 +207,6 @@ def test_an_engine_that_fails_is_a_crash_with_its_last_words(tmp_path: Path) -> 
 # An engine that ignores its time limit
 
 
-class Alarm:
-    """A timer that rings when it is told to."""
-
-    def __init__(self, seconds: float, ring: Callable[[], None]) -> None:
-        self.seconds, self.ring = seconds, ring
-
-    def start(self) -> None: ...
-    def cancel(self) -> None: ...
-
-
 @needs_proc
 def test_an_engine_that_ignores_its_time_limit_is_killed_and_no_other_is_started(
     endless: JobDirectory, monkeypatch: pytest.MonkeyPatch
@@ -234,25 +221,19 @@ def test_an_engine_that_ignores_its_time_limit_is_killed_and_no_other_is_started
         session.run(FIRST)
 
 
-def test_a_scan_that_was_killed_after_its_time_limit_leaves_a_partial_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_that_was_killed_after_its_time_limit_leaves_a_partial_report(tmp_path: Path) -> None:
     model, bundle = save_toy(tmp_path / "model.pt", ToyNet()), save_toy_bundle(tmp_path / "bundle.npz")
-    out, alarms = tmp_path / "out", []
-
-    def set_alarm(seconds: float, ring: Callable[[], None]) -> Alarm:
-        alarms.append(Alarm(seconds, ring))
-        return alarms[-1]
+    out, clock, is_alive = tmp_path / "out", PretendClock("deadline"), []
 
     def listen(event: Event) -> None:
         if event["event"] == "step" and event["labels"] == [2, 3]:
-            (alarm,) = alarms
-            assert alarm.seconds == 600 + launch.GRACE_SECONDS
-            alarm.ring()
+            for seconds in (600, launch.GRACE_SECONDS):
+                clock.let_pass(seconds)
+                is_alive.append(bool(engines_of(out / ".job")))
 
-    monkeypatch.setattr(launch.threading, "Timer", set_alarm)
     job = quick_job(model, bundle, repair=True)
-    result = run_scan(job, model, bundle, out, listen, time_limit=600)
+    result = run_scan(job, model, bundle, out, listen, time_limit=600, clock=clock)
+    assert is_alive[0], "an engine has some time to end by itself"
     assert result.exit_code == OUT_OF_TIME and result.document is not None
     assert result.document["reasons"] == ["search_truncated"] and result.document["coverage"]["labels_searched"] == 2
     assert result.document["repair"]["status"] == "refused" and "time limit" in result.document["repair"]["detail"]

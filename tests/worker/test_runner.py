@@ -2,8 +2,6 @@
 
 import os
 import signal
-import threading
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +21,13 @@ from app.core.repository import access
 from app.core.service import Service
 from app.core.storage import attempt_prefix
 from app.core.tables import DEFAULT_TENANT, Event, Job
+from tests.clocks import PretendClock
 from tests.processes import all_end, engines_of, needs_proc, own_world
 from tests.threads import at_once
 from tests.toys import QUICK
+from tests.waiting import eventually
 from tests.worker import crew
-from tests.worker.crew import SwiftSession, Unplugged, Workshop, at_work, eventually, jobs_of, scan_of
+from tests.worker.crew import SwiftSession, Unplugged, Workshop, at_work, jobs_of, scan_of, supervisors_clock
 from worker.launch import EngineCrashError
 from worker.runner import Runner
 from worker.sweeper import sweep
@@ -51,8 +51,14 @@ def service(database: Database, tmp_path: Path) -> Service:
 
 
 @pytest.fixture
-def runner(service: Service) -> Runner:
-    return Runner(service, ["cpu"])
+def clock() -> PretendClock:
+    return supervisors_clock()
+
+
+@pytest.fixture
+def runner(service: Service, clock: PretendClock) -> Runner:
+    """By a clock that stands still until somebody waits: while an engine works on, or a server is away."""
+    return Runner(service, ["cpu"], clock=clock)
 
 
 def test_a_scan_goes_through_its_jobs_each_once_and_leaves_what_they_say(
@@ -182,7 +188,7 @@ def test_a_block_is_not_searched_on_when_another_block_has_failed_the_scan(
 
     def refuse_elsewhere(session: SwiftSession) -> None:
         workshop.meanwhile[JobKind.INVERT] = refuse
-        Runner(service, ["cpu"]).work_until_idle()
+        Runner(service, ["cpu"], clock=runner.clock).work_until_idle()
         session.work_on()
 
     def refuse(session: SwiftSession) -> None:
@@ -253,12 +259,12 @@ def test_a_model_that_crashes_torch_fails_its_own_scan_with_advice_and_the_next_
 
 @pytest.mark.parametrize(("setting", "code"), [("stall_seconds", "engine_stalled"), ("job_seconds", "engine_overdue")])
 def test_an_engine_that_stands_still_or_comes_to_no_end_is_ended_and_counts_as_a_loss(
-    database: Database, workshop: Workshop, tmp_path: Path, setting: str, code: str
+    database: Database, workshop: Workshop, clock: PretendClock, tmp_path: Path, setting: str, code: str
 ) -> None:
     service = crew.service_on(database, tmp_path, **{setting: 0.1})
     scan_id = crew.requested(service, tmp_path)
     workshop.meanwhile[JobKind.PREPARE] = SwiftSession.work_on
-    Runner(service, ["cpu"]).work_until_idle()
+    Runner(service, ["cpu"], clock=clock).work_until_idle()
     problem = scan_of(service, scan_id).problem
     assert problem is not None and problem["code"] == code
     assert jobs_of(service, scan_id)["prepare"].losses == MOST_LOSSES
@@ -311,11 +317,11 @@ def test_another_worker_goes_on_where_one_was_lost(service: Service, workshop: W
 
 @pytest.mark.parametrize("method", ["fetch", "put_file"])
 def test_a_worker_waits_for_a_storage_that_is_away(
-    service: Service, workshop: Workshop, tmp_path: Path, method: str
+    service: Service, workshop: Workshop, clock: PretendClock, tmp_path: Path, method: str
 ) -> None:
     scan_id = crew.requested(service, tmp_path)
     store: Any = crew.FailingStore(service.store, method, times=3)
-    Runner(replace(service, store=store), ["cpu"]).work_until_idle()
+    Runner(replace(service, store=store), ["cpu"], clock=clock).work_until_idle()
     assert store.left == 0
     assert scan_of(service, scan_id).status == ScanStatus.FINISHED
     assert {(job.losses, job.lease_token) for job in jobs_of(service, scan_id).values()} == {(0, 1)}
@@ -332,11 +338,11 @@ def test_an_input_that_the_storage_has_lost_fails_the_scan_with_a_reason(
 
 
 def test_a_worker_without_a_database_gives_up_when_its_lease_has_run_out(
-    migrated_sqlite: Path, workshop: Workshop, tmp_path: Path
+    migrated_sqlite: Path, workshop: Workshop, clock: PretendClock, tmp_path: Path
 ) -> None:
     database = Unplugged(_copy(migrated_sqlite, tmp_path))
-    service = crew.service_on(database, tmp_path, lease_seconds=0.3)
-    scan_id, began = crew.requested(service, tmp_path), time.monotonic()
+    service = crew.service_on(database, tmp_path, lease_seconds=60.0, poll_seconds=1.0)
+    scan_id, began = crew.requested(service, tmp_path), clock.now()
 
     def lose_the_database(session: SwiftSession) -> None:
         workshop.meanwhile.clear()
@@ -344,11 +350,13 @@ def test_a_worker_without_a_database_gives_up_when_its_lease_has_run_out(
         session.work_on()
 
     workshop.meanwhile[JobKind.INVERT] = lose_the_database
-    runner = Runner(service, ["cpu"])
+    runner = Runner(service, ["cpu"], clock=clock)
     runner.work_until_idle()
-    assert time.monotonic() - began > 0.3, "not before"
+    assert clock.now() - began > 60, "not before"
     database.plug.set()
     assert jobs_of(service, scan_id)["invert 0"].state == JobState.RUNNING
+    with database.writing() as writing:
+        writing.execute(update(Job).where(Job.key == "0").values(lease_expires_at=1.0))  # by the database's clock, too
     sweep(service)
     runner.work_until_idle()
     assert scan_of(service, scan_id).status == ScanStatus.FINISHED
@@ -356,18 +364,14 @@ def test_a_worker_without_a_database_gives_up_when_its_lease_has_run_out(
 
 
 def test_a_short_absence_of_the_database_costs_nothing(
-    migrated_sqlite: Path, workshop: Workshop, tmp_path: Path
+    migrated_sqlite: Path, workshop: Workshop, clock: PretendClock, tmp_path: Path
 ) -> None:
-    database = Unplugged(_copy(migrated_sqlite, tmp_path))
+    """It comes back while the worker waits to hand its results in."""
+    database = Unplugged(_copy(migrated_sqlite, tmp_path), back_after=3)
     service = crew.service_on(database, tmp_path)
     scan_id = crew.requested(service, tmp_path)
-
-    def lose_the_database(session: SwiftSession) -> None:
-        database.plug.clear()
-        threading.Timer(0.2, database.plug.set).start()
-
-    workshop.meanwhile[JobKind.INVERT] = lose_the_database
-    Runner(service, ["cpu"]).work_until_idle()
+    workshop.meanwhile[JobKind.INVERT] = lambda session: database.plug.clear()
+    Runner(service, ["cpu"], clock=clock).work_until_idle()
     assert scan_of(service, scan_id).status == ScanStatus.FINISHED
     assert {(job.losses, job.lease_token) for job in jobs_of(service, scan_id).values()} == {(0, 1)}
 
@@ -439,7 +443,7 @@ def test_an_engine_does_not_inherit_the_keys_of_its_worker(
     scan_id = crew.requested(service, tmp_path, real=True, config=ENDLESS)
     runner = Runner(service, ["cpu"])
     with own_world(), at_work(runner):
-        eventually(lambda: engines_of(runner.scratch.path / scan_id), 60)
+        eventually(lambda: engines_of(runner.scratch.path / scan_id))
         engines = engines_of(runner.scratch.path / scan_id)  # with the fence around it
         environments = [Path(f"/proc/{engine}/environ").read_text() for engine in engines]
         runner.stop()
@@ -449,15 +453,13 @@ def test_an_engine_does_not_inherit_the_keys_of_its_worker(
 
 @needs_proc
 @on_sqlite
-def test_cancel_frees_the_compute_within_moments(service: Service, tmp_path: Path) -> None:
+def test_cancel_frees_the_compute(service: Service, tmp_path: Path) -> None:
     scan_id = crew.requested(service, tmp_path, real=True, config=ENDLESS)
     runner = Runner(service, ["cpu"])
     root = runner.scratch.path / scan_id
     with own_world(), at_work(runner):
-        eventually(lambda: (job := jobs_of(service, scan_id).get("invert 0")) and job.steps_done, 60)
+        eventually(lambda: (job := jobs_of(service, scan_id).get("invert 0")) and job.steps_done)
         assert engines_of(root)
-        asked_at = time.monotonic()
         actions.cancel_scan(service, DEFAULT_TENANT, scan_id)
-        assert all_end(root, 5.0)
-    assert time.monotonic() - asked_at < 5.0
+        assert all_end(root), "though its search does not end by itself"
     assert scan_of(service, scan_id).status == ScanStatus.CANCELLED

@@ -16,9 +16,10 @@ from app.core.service import Service
 from app.core.storage import scan_prefix
 from app.core.tables import DEFAULT_TENANT, Artifact, IdempotencyKey, Job, Scan, Worker
 from tests import factories
+from tests.clocks import PretendClock
 from tests.threads import at_once
 from tests.worker import crew
-from tests.worker.crew import Workshop, eventually, jobs_of, scan_of
+from tests.worker.crew import Workshop, jobs_of, scan_of
 from worker import sweeper
 from worker.runner import Runner
 from worker.sweeper import sweep, sweep_until
@@ -160,8 +161,5 @@ def test_an_accident_in_one_sweep_does_not_end_all_sweeping(service: Service, mo
         over.set()
 
     monkeypatch.setattr(sweeper, "forget_the_old", stumble)
-    thread = threading.Thread(target=sweep_until, args=(service, over), daemon=True)
-    thread.start()
-    eventually(over.is_set)
-    thread.join(10)
-    assert jobs_of(service, scan_id)["inspect"].state == JobState.READY
+    sweep_until(service, over, PretendClock())
+    assert accidents == [] and jobs_of(service, scan_id)["inspect"].state == JobState.READY
