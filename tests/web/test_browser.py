@@ -311,3 +311,14 @@ def test_without_scripts_the_page_explains_itself(browser: Browser, service: Ser
             look(visit.page, width)
             visit.page.screenshot(path=tmp_path / f"noscript_{width}.png", full_page=True)
     assert visit.foreign_requests(address) == []
+
+
+def test_what_no_page_may_do_is_noted(visit: Visit) -> None:
+    scripts = "".join(
+        f"<script>{said}</script>" for said in ("console.error('said')", "alert('asked')", "throw 'thrown'")
+    )
+    visit.page.set_content(f"<img src='http://elsewhere.invalid/spy.png'>{scripts}")
+    for word in ("said", "thrown", "Failed to load"):
+        assert any(word in error for error in visit.errors), word
+    assert visit.questions == ["asked"]
+    assert visit.foreign_requests("http://127.0.0.1") == ["http://elsewhere.invalid"]
