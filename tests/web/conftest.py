@@ -3,13 +3,15 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, sync_playwright
 
 from app.core.service import Service
 from app.core.settings import Settings
 from app.serving import open_service
 from tests.api.world import client_of
 from tests.servers import do_without
-from tests.web.browser import Chromium, chromium
+from tests.web.chromium import ADVICE, chromium
+from tests.web.visit import Visit, visiting
 
 
 @pytest.fixture
@@ -25,18 +27,17 @@ def client(service: Service) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def one_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    if chromium() is None:
-        do_without("Chromium", "apt-get install chromium")
-    with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
+@pytest.fixture(scope="module")  # Playwright keeps an event loop in this thread, where others may run theirs afterwards
+def browser() -> Iterator[Browser]:
+    binary = chromium()
+    if binary is None:
+        do_without("Chromium", ADVICE)
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=binary) as browser:
         yield browser
 
 
 @pytest.fixture
-def browser(one_browser: Chromium, tmp_path: Path) -> Iterator[Chromium]:
+def visit(browser: Browser) -> Iterator[Visit]:
     """A browser that knows nothing yet, with a wide window."""
-    one_browser.begin(tmp_path)
-    one_browser.look(1280)
-    yield one_browser
-    one_browser.end()
+    with visiting(browser) as visit:
+        yield visit
