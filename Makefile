@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEWER := .venv-newer
 
-.PHONY: dev demo test test-all lint tables bench-smoke examples
+.PHONY: dev demo test test-all test-newer lint tables bench-smoke examples
 
 dev: $(VENV)/.ready
 
@@ -22,6 +23,15 @@ test: dev
 
 test-all: test
 	$(BIN)/python -m pytest -m slow
+
+# The newest of everything that the ranges in pyproject.toml and the installer allow; a torch that it lists and cannot
+# fetch gives way to the pinned one. What is there already is not fetched again.
+NEWEST := $(NEWER)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
+test-newer:
+	test -d $(NEWER) || $(PYTHON) -m venv $(NEWER)
+	$(NEWEST) || $(NEWEST) $$(grep -E '^torch(vision)?==' constraints.txt)
+	$(NEWER)/bin/python -m tests.newer
+	$(NEWER)/bin/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 lint: dev
 	$(BIN)/ruff check .
