@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEWER := .venv-newer
 
-.PHONY: dev demo test test-all test-often lint tables bench-smoke examples
+.PHONY: dev demo test test-all test-often test-newer lint tables bench-smoke examples
 
 dev: $(VENV)/.ready
 
@@ -26,6 +27,15 @@ test-all: test
 # Everything N times beside busy processes, real and threaded tests ten times; goes on with tests-often.jsonl.
 test-often: dev
 	$(BIN)/python -m tests.suite often --runs $(or $(N),3)
+
+# The newest of everything that the ranges in pyproject.toml and the installer allow; a torch that it lists and cannot
+# fetch gives way to the pinned one. What is there already is not fetched again.
+NEWEST := $(NEWER)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
+test-newer:
+	test -d $(NEWER) || $(PYTHON) -m venv $(NEWER)
+	$(NEWEST) || $(NEWEST) $$(grep -E '^torch(vision)?==' constraints.txt)
+	$(NEWER)/bin/python -m tests.newer
+	$(NEWER)/bin/python -m tests.suite fast
 
 lint: dev
 	$(BIN)/ruff check .

@@ -32,6 +32,7 @@ from benchmarks.recording import kept, write_result
 from benchmarks.repair import judge
 from benchmarks.victims.roster import ROSTER
 from benchmarks.victims.train import VICTIMS, Recipe, Victim, home, load_victim, train
+from models.suspect import load_suspect
 
 FOLDER = REPOSITORY / "runs" / "gpu_tier"
 THREADS = 2
@@ -107,7 +108,7 @@ class Tier:
         row = {"report": report["repair"], "before": judge(self.victim.net.to(self.device), self.victim, self.data)}
         weights = self.folder / "repair-files" / "repaired.pt"
         if weights.exists():
-            row["after"] = judge(torch.jit.load(str(weights), map_location=self.device).eval(), self.victim, self.data)
+            row["after"] = judge(load_suspect(weights).module.to(self.device), self.victim, self.data)
         return row
 
     def _run(self, folder: str, seed: int, repair: bool = False) -> LocalResult:

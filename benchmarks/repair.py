@@ -39,6 +39,7 @@ from benchmarks.victims.augmentation import Augmentation
 from benchmarks.victims.export import clean_sample
 from benchmarks.victims.roster import ROSTER
 from benchmarks.victims.train import Victim, accuracy, attack_success, load_victim
+from models.suspect import load_suspect
 
 Rival = Callable[[nn.Sequential, Tensor, Tensor, Augmentation, int], nn.Module]
 RIVALS: dict[str, Rival] = {
@@ -78,7 +79,7 @@ def repair_target(case: Case, victim: Victim, data: Dataset, config: ScanConfig,
 def handed_out(out: Path) -> nn.Module | None:
     """The repaired net, where the engine gave one."""
     weights = out / "repaired.pt"
-    return torch.jit.load(str(weights)).eval() if weights.exists() else None
+    return load_suspect(weights).module if weights.exists() else None
 
 
 def repair(method: str, case: Case, victim: Victim, data: Dataset) -> dict[str, Any]:

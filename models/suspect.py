@@ -1,12 +1,14 @@
 """A suspect model from its file: understood by the gate, then rebuilt as an ordinary module in evaluation mode.
 
 torch.jit never sees the file. What the gate accepts and the rebuild cannot express, the jit runs from an archive that
-was written afresh of what the gate understood. Weights in half precision are turned into single, in which gradients
-are steadier and CPUs faster, and so is then what the code would cast to half. The records of the file stay as they are.
+was written afresh of what the gate understood; torch has deprecated it, and without it such a file is refused. Weights
+in half precision are turned into single, in which gradients are steadier and CPUs faster, and so is then what the code
+would cast to half. The records of the file stay as they are.
 """
 
 import itertools
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -63,8 +65,8 @@ def load_suspect(path: Path) -> Suspect:
     archive = understand(path, path.stat().st_size)
     try:
         module: nn.Module = _rebuilt(archive)
-    except GateRefusal:
-        module = _repacked(archive)
+    except GateRefusal as refusal:
+        module = _repacked(archive, refusal)
     suspect = Suspect(module, archive)
     if suspect.was_half:
         module._apply(_in_single)
@@ -97,14 +99,18 @@ def _rebuilt(archive: Understood) -> RebuiltModule:
         )
 
 
-def _repacked(archive: Understood) -> nn.Module:
-    # The profiling executor recompiles for every new shape, which costs seconds and gains little here.
-    torch._C._jit_set_profiling_executor(False)
-    with tempfile.TemporaryDirectory() as folder:
+def _repacked(archive: Understood, not_rebuilt: GateRefusal) -> nn.Module:
+    """The module as the jit runs it; why it was not rebuilt is what a torch without a jit answers."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's advice is to who wrote the model
         fresh = Path(folder) / "model.pt"
         repack(archive, fresh)
         try:
+            # The profiling executor recompiles for every new shape, which costs seconds and gains little here.
+            torch._C._jit_set_profiling_executor(False)
             module: nn.Module = torch.jit.load(str(fresh), map_location="cpu")
+        except (AttributeError, NotImplementedError) as error:
+            raise not_rebuilt from error
         except RuntimeError as error:
             raise UNSOUND.refusal(f"The jit cannot read the code: {printable(str(error), _LONGEST_ERROR)}.") from error
     for parameter in module.parameters():

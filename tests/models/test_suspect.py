@@ -1,11 +1,13 @@
 """A suspect from its file: rebuilt where that can be, run by the jit from a fresh archive where it cannot."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from app.core.intake.torchscript.rules import GateRefusal
 from benchmarks.victims.export import Form
 from models.rebuilt import RebuiltModule
 from models.suspect import load_suspect
@@ -46,6 +48,24 @@ def test_what_cannot_be_rebuilt_is_run_by_the_jit_from_a_fresh_archive(tmp_path:
     assert isinstance(suspect.module, torch.jit.ScriptModule) and suspect.form == "scripted"
     assert not any(parameter.requires_grad for parameter in suspect.module.parameters())
     torch.testing.assert_close(suspect.module(IMAGES), net(IMAGES))
+
+
+def test_torchs_own_advice_about_the_jit_is_nobodys_here(tmp_path: Path) -> None:
+    path = save_toy(tmp_path / "net.pt", WithADefaultTheRebuildLacks(ToyNet().eval()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_suspect(path)
+
+
+def test_a_torch_without_a_jit_is_no_crash_but_a_refusal_that_names_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_toy(tmp_path / "net.pt", WithADefaultTheRebuildLacks(ToyNet().eval()))
+    monkeypatch.delattr(torch.jit, "load")
+    with pytest.raises(GateRefusal) as refused:
+        load_suspect(path)
+    problem = refused.value.problem
+    assert (problem.rule, problem.code) == ("rebuild-operator", "unsupported_operator") and problem.line
 
 
 @pytest.mark.parametrize("form", ["scripted", "frozen"])

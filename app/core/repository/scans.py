@@ -110,7 +110,7 @@ def findings(session: Session, scan: Scan) -> Sequence[LabelRow]:
 def counts(session: Session) -> dict[str, int]:
     """How many scans there are, by status, of all tenants."""
     query = select(Scan.status, func.count()).group_by(Scan.status)
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def delete(session: Session, scan: Scan) -> None:
