@@ -242,6 +242,7 @@ class _Engine:
     ) -> None:
         self.why_killed: str | None = None
         self._cell, self._clock = cell, clock
+        self._ended = threading.Event()
         control_read, control_write = os.pipe()
         progress_read, progress_write = os.pipe()
         self._tasks = os.fdopen(control_write, "wb", buffering=0)
@@ -300,14 +301,14 @@ class _Engine:
     def wait(self) -> int:
         """The exit code of the engine, once it has ended and its last words are in the log."""
         code = self._process.wait()
+        self._ended.set()
         self._logger.join(WATCH_SECONDS)
         return code
 
     def _watch(self) -> None:
         """End an engine that takes more than it may."""
         whole = memory_bytes()
-        while self._process.poll() is None:
-            self._clock.wait(WATCH_SECONDS)
+        while not self._clock.wait(WATCH_SECONDS, self._ended) and self._process.poll() is None:
             resident, threads = usage(self._process.pid)
             if resident > MEMORY_SHARE * whole:
                 self._end(f"it took {resident / 2**30:.1f} GiB of memory")

@@ -1,8 +1,12 @@
 """Uploads and downloads: streamed in, known by hash, sent whole or in part."""
 
 import asyncio
+import json
+import socket
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -14,6 +18,7 @@ from app.core.storage import artifact_key
 from app.core.tables import DEFAULT_TENANT
 from app.main import create_app
 from tests.api.world import client_of, make_service, put, running_scan, served, sha256_of, store_artifact
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.threads
 
@@ -142,18 +147,13 @@ def test_a_refusal_by_length_reads_nothing_of_the_body(service: Service, tmp_pat
 def test_an_upload_that_stands_still_is_ended(database: Database, tmp_path: Path) -> None:
     slow = make_service(database, tmp_path, upload_idle_seconds=0.3)
 
-    async def stand_still(url: str) -> httpx.Response:
-        async def pieces():  # type: ignore[no-untyped-def]
-            yield b"a beginning"
-            await asyncio.sleep(3)
-
-        async with httpx.AsyncClient() as client:
-            return await client.put(f"{url}/v1/artifacts?kind=model", content=pieces())
-
-    with served(slow) as url:
-        refused = asyncio.run(stand_still(url))
-    assert (refused.status_code, refused.json()["code"]) == (408, "upload_stalled")
-    assert refused.headers["connection"] == "close"
+    head = b"PUT /v1/artifacts?kind=model HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    with served(slow) as url, socket.create_connection(("127.0.0.1", urlsplit(url).port), PATIENCE_SECONDS) as wire:
+        wire.sendall(head + b"a beginning")
+        refused = HTTPResponse(wire)
+        refused.begin()
+        assert (refused.status, json.load(refused)["code"]) == (408, "upload_stalled")
+        assert refused.headers["connection"] == "close"
     assert slow.store.list_prefix("incoming/") == []
 
 

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from app.core.lifecycle import ScanStatus
 from app.core.repository import scans
 from app.core.service import Service
 from tests.api.world import ended_scan, make_service, queued_scan, running_scan, served
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.threads
 
@@ -67,7 +67,7 @@ def followed(service: Service) -> Iterator[tuple[str, list[dict[str, Any]], thre
     scan_id, heard = running_scan(service), []
 
     def listen(url: str) -> None:
-        with httpx.stream("GET", f"{url}/v1/scans/{scan_id}/events", timeout=20) as answer:
+        with httpx.stream("GET", f"{url}/v1/scans/{scan_id}/events", timeout=PATIENCE_SECONDS) as answer:
             block = ""
             for line in answer.iter_lines():
                 if line:
@@ -82,23 +82,16 @@ def followed(service: Service) -> Iterator[tuple[str, list[dict[str, Any]], thre
         yield scan_id, heard, listener
 
 
-def wait_until(happened: Any) -> None:
-    deadline = time.monotonic() + 15
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_listener_hears_what_happens_and_how_far_it_is(
     service: Service, followed: tuple[str, list[dict[str, Any]], threading.Thread]
 ) -> None:
     scan_id, heard, listener = followed
-    wait_until(lambda: any(event["event"] == "progress" for event in heard))
+    eventually(lambda: any(event["event"] == "progress" for event in heard))
     with service.database.writing() as session:
         scans.tell(session, scan_id, "label", label=3)
-    wait_until(lambda: any(event["data"].get("label") == 3 for event in heard))
+    eventually(lambda: any(event["data"].get("label") == 3 for event in heard))
     end(service, scan_id)
-    listener.join(15)
+    listener.join(PATIENCE_SECONDS)
     assert not listener.is_alive()
     assert heard[-1]["event"] == "finished"
     (progress,) = [event for event in heard if event["event"] == "progress"]
@@ -109,12 +102,12 @@ def test_the_listener_of_a_deleted_scan_is_let_go(
     service: Service, followed: tuple[str, list[dict[str, Any]], threading.Thread]
 ) -> None:
     scan_id, heard, listener = followed
-    wait_until(lambda: heard)
+    eventually(lambda: heard)
     with service.database.writing() as session:
         scan = scans.lock(session, scan_id)
         assert scan is not None
         scans.delete(session, scan)
-    listener.join(15)
+    listener.join(PATIENCE_SECONDS)
     assert not listener.is_alive()
 
 
@@ -124,7 +117,10 @@ def test_a_silent_stream_is_kept_alive_without_holding_a_session(
     monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 0.6)
     service = make_service(database, tmp_path)
     scan_id = queued_scan(service)
-    with served(service) as url, httpx.stream("GET", f"{url}/v1/scans/{scan_id}/events", timeout=20) as answer:
+    with (
+        served(service) as url,
+        httpx.stream("GET", f"{url}/v1/scans/{scan_id}/events", timeout=PATIENCE_SECONDS) as answer,
+    ):
         lines = answer.iter_lines()
         assert any(line == ": still here" for line in lines)
-        wait_until(lambda: service.database.engine.pool.checkedout() == 0)  # type: ignore[attr-defined]
+        eventually(lambda: service.database.engine.pool.checkedout() == 0)  # type: ignore[attr-defined]

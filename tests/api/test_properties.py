@@ -24,6 +24,7 @@ from app.core.database import Database
 from app.core.tables import DEFAULT_TENANT
 from app.main import create_app
 from tests.api.world import ended_scan, make_service, queued_scan, served, store_artifact
+from tests.waiting import PATIENCE_SECONDS
 
 CHECKS = [
     not_a_server_error,
@@ -78,7 +79,7 @@ def test_every_answer_is_as_the_description_says(case: schemathesis.Case, place:
     case.path_parameters = _named(case.path_parameters, names)
     if isinstance(case.body, dict):
         case.body = _named(case.body, names)
-    case.call_and_validate(base_url=url, checks=CHECKS, timeout=20)
+    case.call_and_validate(base_url=url, checks=CHECKS, timeout=PATIENCE_SECONDS)
 
 
 def _named(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +33,7 @@ from app.core.storage import ArtifactStore, artifact_key, scan_prefix
 from app.core.tables import DEFAULT_TENANT, Artifact, Job, Scan, new_id, now
 from app.main import create_app
 from app.serving import configuration
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 BASE_URL = "http://127.0.0.1:8360"
 REPORT = b'{"verdict": "backdoored"}'
@@ -234,12 +234,10 @@ def served(service: Service) -> Iterator[str]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started:
-        assert time.monotonic() < deadline and thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
+    eventually(lambda: server.started or not thread.is_alive())
+    assert server.started, "the server did not start"
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)

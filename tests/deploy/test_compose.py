@@ -30,6 +30,7 @@ from tests.deploy.compose import (
     services,
     variables,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 PROFILES = ("cpu", "gpu")
 SERVERS = ("postgres", "redis", "s3")
@@ -217,7 +218,7 @@ def test_command_names_a_program_that_exists(service: Service):
             assert importlib.util.find_spec(module) and shutil.which("celery", path=Path(sys.executable).parent)
         case ["triggerlens", verb, *options]:
             program = Path(sys.executable).parent / "triggerlens"
-            words = subprocess.run([program, verb, "--help"], capture_output=True, text=True, timeout=60)
+            words = subprocess.run([program, verb, "--help"], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
             assert words.returncode == 0, words.stderr
             assert all(option in words.stdout for option in options if option.startswith("--"))
         case other:
@@ -229,7 +230,9 @@ def health(service: str, database: Database) -> int:
     program, *arguments = ALL[service].facts["healthcheck"]["test"][1:]
     assert program == "python"
     environment = {**os.environ, "TRIGGERLENS_DATABASE_URL": database.url.render_as_string(hide_password=False)}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, timeout=60).returncode
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, timeout=PATIENCE_SECONDS
+    ).returncode
 
 
 def test_worker_is_well_while_it_is_seen(database: Database):

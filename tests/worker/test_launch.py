@@ -81,7 +81,7 @@ def test_the_environment_of_a_session_reaches_its_engine(tmp_path: Path) -> None
 @needs_proc
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
 def test_an_engine_ends_when_its_launcher_dies(endless: JobDirectory, busy: bool) -> None:
-    tasks = "session.run(Task(JobKind.INVERT, (0, 1)))" if busy else "print('idle', flush=True); time.sleep(60)"
+    tasks = "session.run(Task(JobKind.INVERT, (0, 1)))" if busy else "print('idle', flush=True); time.sleep(3600)"
     code = f"""
 import sys, time
 from pathlib import Path

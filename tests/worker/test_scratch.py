@@ -22,7 +22,7 @@ from worker.scratch import Scratch
 scratch = Scratch(Path({str(tmp_path)!r}), "other")
 (scratch.path / "job").mkdir()
 print("held", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
     mine = Scratch(tmp_path, "mine")
     with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as other:

@@ -316,10 +316,10 @@ def test_what_people_export_is_understood(toy: str) -> None:
 def test_hostile_code_is_refused_by_rule_member_and_line(case: str) -> None:
     make, rule, shown = HOSTILE[case]
     sources = make()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(GateRefusal) as caught:
         understood(sources)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     problem = caught.value.problem
     assert (problem.rule, problem.code) == (rule, caught.value.rule.code)
     assert problem.member in sources
@@ -340,18 +340,18 @@ def test_a_member_of_another_name_is_refused(member: str) -> None:
 def test_many_variables_in_many_branches_are_read_soon(block: str) -> None:
     variables = ", ".join(f"a{number}" for number in range(15_000))
     text = page_with(f"    {variables}, = x\n" + f"    {block}\n      pass\n" * 15_000)[MEMBER]
-    started = time.perf_counter()
+    started = time.process_time()
     parse_source(text, MEMBER)
-    assert time.perf_counter() - started < 4  # copying the variables for each branch took 20 seconds
+    assert time.process_time() - started < 4  # copying the variables for each branch took 20 seconds
 
 
 def test_many_members_are_refused_before_they_add_up() -> None:
     text = "def f(x: Tensor) -> Tensor:\n  y = [" + "1," * 60_000 + "]\n  return x\n"
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(GateRefusal, match="more than 250,000 words") as caught:
         read_program((f"code/__torch__/part{number}.py", text) for number in range(100))
     assert (caught.value.problem.rule, caught.value.problem.member) == ("code-limit", "code/__torch__/part2.py")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_several_threads_read_code_at_once() -> None:

@@ -25,6 +25,7 @@ from app.core.intake.torchscript.rules import GateRefusal
 from tests.core.intake.torchscript.hostile_zips import HOSTILE, zip64
 from tests.core.intake.torchscript.zips import Entry, changed, entry_named, read_entries, unmangled, write_zip
 from tests.processes import needs_proc
+from tests.waiting import PATIENCE_SECONDS
 
 GIGABYTE = 1 << 30
 SECONDS, MEGABYTES = 2.0, 256
@@ -226,7 +227,11 @@ status = Path("/proc/self/status").read_text()
 print(refused, int(status.partition("VmHWM:")[2].split()[0]) >> 10)
 """
     answer = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
     )
     refused, megabytes = map(int, answer.stdout.split())
     assert refused == len(HOSTILE)
