@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, expect
 
 PATIENCE = 60_000  # milliseconds, as Playwright counts
-WHOLE_SCAN = 5 * PATIENCE
+WHOLE_SCAN = 10 * PATIENCE
 
 expect.set_options(timeout=PATIENCE)
 
