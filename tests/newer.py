@@ -4,6 +4,7 @@ A green run speaks for these versions and no others. A torch that is not newer t
 its row says so: an installer that has no newer one is no failure.
 """
 
+import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,6 +40,7 @@ def rows(pinned: Mapping[str, str], here: Mapping[str, str | None]) -> Iterator[
 def main() -> None:
     pinned = pins(CONSTRAINTS.read_text())
     table = list(rows(pinned, {name: installed(name) for name in pinned}))
+    print(f"Python {platform.python_version()}")
     for row in [("package", "pinned", "newest"), *table]:
         print("{:<28}{:<20}{}".format(*row))
     print(f"{len(pinned) - len(table)} others are as pinned.", flush=True)
