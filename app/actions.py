@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Literal
 
 from sqlalchemy.exc import IntegrityError
@@ -26,8 +25,7 @@ from app.core.settings import GB
 from app.core.storage import SHA256, Received, artifact_key, scan_prefix
 from app.core.tables import Artifact, Scan, new_id
 from app.core.text import printable
-
-ENGINE_VERSION = version("triggerlens")
+from app.core.versions import MIXED, engine_version
 
 SCAN_ID = re.compile("[0-9a-f]{32}")
 
@@ -53,23 +51,31 @@ async def register_artifact(
 ) -> tuple[Artifact, bool]:
     """Keep a file for a tenant; the flag says whether it is new to it.
 
+    Uploads side by side share the room that is left: all that this process is receiving counts while it comes, and what
+    is kept is counted again, by one after the other, before it is.
     Raises Refusal: too_large, storage_full, artifact_kind_mismatch, disk_full.
     """
-    room = await asyncio.to_thread(_room_left, service)
+    store, kept = service.store, await asyncio.to_thread(_kept_bytes, service)
+
+    async def as_far_as_there_is_room() -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            if kept + store.incoming_bytes + len(chunk) > service.settings.max_disk_bytes:
+                raise _storage_full(service)
+            yield chunk
+
     largest = service.settings.max_model_bytes if kind == "model" else service.settings.max_bundle_bytes
-    received = await service.store.receive(tenant_id, chunks, largest)
+    received = await store.receive(tenant_id, as_far_as_there_is_room(), largest)
     try:
-        if received.size > room:
-            raise _storage_full(service)
         return await asyncio.to_thread(_enter, service, tenant_id, kind, received)
     finally:
-        await service.store.discard(received)
+        await store.discard(received)
 
 
 def request_scan(
     service: Service, tenant_id: str, request: ScanRequest, idempotency: tuple[str, str] | None = None
 ) -> tuple[Scan, bool]:
-    """A scan for a request: a new one, or a finished one of an equal request; the flag says which.
+    """A scan for a request: a new one, or a finished one of an equal request, if what computed that would compute this
+    one; the flag says which.
 
     `idempotency` is an Idempotency-Key with the digest of what came with it: the same pair gets the same scan.
     Raises Refusal: unknown_artifact, wrong_artifact_kind, idempotency_key_reused.
@@ -85,8 +91,9 @@ def request_scan(
             return get_scan(session, tenant_id, remembered.scan_id), False
         job = _job(session, tenant_id, request)
         hashes = {"model": request.model_sha256, "bundle": request.bundle_sha256}  # names decide nothing
-        digest = _digest([ENGINE_VERSION, job.to_json() | hashes])
-        scan = None if request.force else scans.finished_like(session, tenant_id, digest)
+        digest, engine = _digest(job.to_json() | hashes), _engine_of_now(session, service)
+        can_answer = not request.force and engine != MIXED
+        scan = scans.finished_like(session, tenant_id, digest, engine) if can_answer else None
         is_new = scan is None
         if scan is None:
             scan = Scan(
@@ -96,7 +103,7 @@ def request_scan(
                 bundle_sha256=request.bundle_sha256,
                 request=job.to_json(),
                 request_digest=digest,
-                engine_version=ENGINE_VERSION,
+                engine_version=engine,
             )
             session.add(scan)
             session.flush()
@@ -122,41 +129,35 @@ def cancel_scan(service: Service, tenant_id: str, scan_id: str) -> Scan:
 
 
 def delete_scan(service: Service, tenant_id: str, scan_id: str) -> None:
-    """Delete an ended scan with its report, pictures and repaired weights. Raises Refusal: scan_not_found, scan_open.
+    """Delete an ended scan with its report, pictures and repaired weights.
 
     Blobs go first: whatever interrupts this leaves a scan that can be deleted again.
+    Raises Refusal: scan_not_found, scan_open, artifact_in_use where another scan needs the repaired weights.
     """
-    with service.database.reading() as session:
+    with service.database.writing() as session:
         scan = get_scan(session, tenant_id, scan_id)
         if scan.status in OPEN_SCANS:
             raise Refusal("scan_open", f"The scan is {scan.status}.", "Cancel it first, then delete it.")
-        made = artifacts.made_by(session, scan)
+        made = artifacts.lock_made_by(session, scan)
+        for artifact in made:
+            _refuse_if_used(session, artifact)
+        for artifact in made:
+            _delete_locked(service, session, artifact)
     service.store.delete_prefix(scan_prefix(tenant_id, scan_id))
-    for artifact in made:
-        service.store.delete(artifact_key(tenant_id, artifact.sha256))
     with service.database.writing() as session:
-        for artifact in artifacts.made_by(session, scan):
-            artifacts.delete(session, artifact)
         if (row := scans.find(session, tenant_id, scan_id)) is not None:
             scans.delete(session, row)
 
 
 def delete_artifact(service: Service, tenant_id: str, sha256: str) -> None:
-    """Delete an artifact that no open scan needs. Raises Refusal: artifact_not_found, artifact_in_use.
-
-    The blob goes while the row is locked, so an upload of the same file comes before or after, not between.
-    """
+    """Delete an artifact that no open scan needs. Raises Refusal: artifact_not_found, artifact_in_use."""
     with service.database.writing() as session:
         get_artifact(session, tenant_id, sha256)
         artifact = artifacts.lock(session, tenant_id, sha256)
         if artifact is None:  # somebody else has just deleted it
             return
-        if (user := scans.using_artifact(session, tenant_id, sha256)) is not None:
-            raise Refusal(
-                "artifact_in_use", f"The scan {user} needs this file.", "Cancel the scan or wait for its end."
-            )
-        service.store.delete(artifact_key(tenant_id, sha256))
-        artifacts.delete(session, artifact)
+        _refuse_if_used(session, artifact)
+        _delete_locked(service, session, artifact)
 
 
 def get_scan(session: Session, tenant_id: str, scan_id: str) -> Scan:
@@ -183,7 +184,7 @@ def _job(session: Session, tenant_id: str, request: ScanRequest) -> ScanJob:
         ("model", request.model_sha256, request.model_name),
         ("bundle", request.bundle_sha256, request.bundle_name),
     ):
-        artifact = artifacts.find(session, tenant_id, sha256)
+        artifact = artifacts.keep(session, tenant_id, sha256)
         if artifact is None:
             raise Refusal(
                 "unknown_artifact",
@@ -206,12 +207,36 @@ def _job(session: Session, tenant_id: str, request: ScanRequest) -> ScanJob:
     )
 
 
-def _room_left(service: Service) -> int:
+def _engine_of_now(session: Session, service: Service) -> str:
+    """What would compute a scan now: what the living workers announce, "mixed" while they differ, as in the middle of
+    an upgrade; what is installed beside the API where none lives."""
+    workers = access.living_workers(session, service.settings.heartbeat_seconds)
+    engines = {worker.version for worker in workers} or {engine_version()}
+    return engines.pop() if len(engines) == 1 else MIXED
+
+
+def _refuse_if_used(session: Session, artifact: Artifact) -> None:
+    if (user := scans.using_artifact(session, artifact.tenant_id, artifact.sha256)) is not None:
+        raise Refusal(
+            "artifact_in_use",
+            f"The scan {user} needs the file {artifact.sha256}.",
+            "Cancel the scan or wait for its end.",
+        )
+
+
+def _delete_locked(service: Service, session: Session, artifact: Artifact) -> None:
+    """Delete a locked artifact. The blob goes while the lock is held, so whoever brings the same bytes comes before or
+    after, not between."""
+    artifacts.delete(session, artifact)
+    service.store.delete(artifact_key(artifact.tenant_id, artifact.sha256))
+
+
+def _kept_bytes(service: Service) -> int:
     with service.database.reading() as session:
-        room = service.settings.max_disk_bytes - artifacts.stored_bytes(session)
-    if room <= 0:
+        kept = artifacts.stored_bytes(session)
+    if kept >= service.settings.max_disk_bytes:
         raise _storage_full(service)
-    return room
+    return kept
 
 
 def _enter(service: Service, tenant_id: str, kind: UploadKind, received: Received) -> tuple[Artifact, bool]:
@@ -224,6 +249,9 @@ def _enter(service: Service, tenant_id: str, kind: UploadKind, received: Receive
         with service.database.writing() as session:
             artifact = artifacts.lock(session, tenant_id, received.sha256)
             if is_new := artifact is None:
+                artifacts.take_turns(session)
+                if artifacts.stored_bytes(session) + received.size > service.settings.max_disk_bytes:
+                    raise _storage_full(service)
                 artifact = Artifact(tenant_id=tenant_id, sha256=received.sha256, kind=kind, size=received.size)
                 artifacts.add(session, artifact)
             if artifact.kind != kind:

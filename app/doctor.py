@@ -22,7 +22,8 @@ from app.core.migrating import MigrationState
 from app.core.service import Service
 from app.core.settings import Settings
 from app.core.storage import StorageError
-from app.installed import demand_engine, version_of
+from app.core.versions import version_of
+from app.installed import demand_engine
 from worker.sandbox import fence, probes
 
 GPU_SECONDS = 60.0

@@ -1,7 +1,6 @@
 """What is installed beside the base package, found out without importing it: torch takes seconds."""
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,10 +18,3 @@ def demand_engine(find: Callable[[str], Any] = find_spec) -> None:
             f"To compute a scan on this machine, {' and '.join(missing)} must be installed.",
             "Run `pip install 'triggerlens[engine]'`, or let a service compute it: `triggerlens scan --server URL`.",
         )
-
-
-def version_of(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -12,12 +12,13 @@ from app.core import scheduling
 from app.core.errors import Problem
 from app.core.findings import LabelFinding
 from app.core.lifecycle import ScanStatus
-from app.core.plan import JobKind, Task
+from app.core.plan import FIRST, JobKind, Task
 from app.core.repository import artifacts, jobs, scans
 from app.core.repository.jobs import Lease
 from app.core.service import Service
 from app.core.storage import artifact_key
 from app.core.tables import Artifact, Job, Scan
+from app.core.versions import MIXED, engine_version
 from worker.desk import Desk
 
 ARTIFACT_KINDS = {"repaired.pt": "model", "repaired.safetensors": "weights"}
@@ -47,13 +48,12 @@ class Recorder:
 
     def done(self, lease: Lease, desk: Desk, task: Task, outputs: Outputs) -> list[str]:
         """A job has ended well: its results, and what follows from them. Raises LostLeaseError."""
-        for facts in _repaired(outputs).values():
-            self.service.store.copy(facts["key"], artifact_key(desk.tenant_id, facts["sha256"]))
         preparation, decision = desk.directory.read_preparation(), desk.directory.read_decision()
         report = desk.directory.read_report() if task.kind is JobKind.REPORT else None
         with self.service.database.writing() as session:
             job, scan = _held(session, lease)
             job.outputs = outputs
+            scan.engine_version = _computed_by(scan, task)
             scan.output_bytes += sum(facts["size"] for facts in outputs.values())
             if task.kind is JobKind.PREPARE and preparation is not None:
                 scan.labels_total = preparation.num_labels
@@ -61,7 +61,7 @@ class Recorder:
                 for finding in decision.labels:
                     scans.record_finding(session, scan, finding)
             for name, facts in _repaired(outputs).items():
-                _enter_artifact(session, scan, ARTIFACT_KINDS[name], facts)
+                self._enter_artifact(session, scan, ARTIFACT_KINDS[name], facts)
             queues = scheduling.done(session, job, self.service.settings.compute_queue, desk.job, preparation, decision)
             if report is not None and scan.status == ScanStatus.RUNNING:
                 summary = scheduling.summary_of(report)
@@ -80,6 +80,23 @@ class Recorder:
             job = jobs.held(session, lease)
             return [] if job is None else scheduling.release(session, job, problem)
 
+    def _enter_artifact(self, session: Session, scan: Scan, kind: str, facts: Mapping[str, Any]) -> None:
+        """Make repaired weights known as an artifact of the tenant, who can scan them like any other. The blob comes
+        while the row is locked, so whoever deletes the same bytes comes before or after, not between."""
+        if artifacts.lock(session, scan.tenant_id, facts["sha256"]) is None:
+            artifacts.add(
+                session,
+                Artifact(
+                    tenant_id=scan.tenant_id,
+                    sha256=facts["sha256"],
+                    kind=kind,
+                    size=facts["size"],
+                    parent_sha256=scan.model_sha256,
+                    scan_id=scan.id,
+                ),
+            )
+        self.service.store.copy(facts["key"], artifact_key(scan.tenant_id, facts["sha256"]))
+
 
 def _held(session: Session, lease: Lease) -> tuple[Job, Scan]:
     """The job under a lease and its scan, both locked; raises LostLeaseError."""
@@ -91,22 +108,12 @@ def _held(session: Session, lease: Lease) -> tuple[Job, Scan]:
     return job, scan
 
 
+def _computed_by(scan: Scan, task: Task) -> str:
+    """The engine that has done all of a scan so far, this task included; an upgrade in the middle leaves none."""
+    same = task == FIRST or scan.engine_version == engine_version()
+    return engine_version() if same else MIXED
+
+
 def _repaired(outputs: Outputs) -> Outputs:
     """The repaired weights among the results."""
     return {name: facts for name, facts in outputs.items() if name in ARTIFACT_KINDS}
-
-
-def _enter_artifact(session: Session, scan: Scan, kind: str, facts: Mapping[str, Any]) -> None:
-    """Make repaired weights known as an artifact of the tenant, who can scan them like any other."""
-    if artifacts.find(session, scan.tenant_id, facts["sha256"]) is None:
-        artifacts.add(
-            session,
-            Artifact(
-                tenant_id=scan.tenant_id,
-                sha256=facts["sha256"],
-                kind=kind,
-                size=facts["size"],
-                parent_sha256=scan.model_sha256,
-                scan_id=scan.id,
-            ),
-        )

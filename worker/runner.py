@@ -9,7 +9,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 
 import structlog
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -25,6 +24,7 @@ from app.core.repository.jobs import Lease
 from app.core.service import Service
 from app.core.storage import StorageError
 from app.core.tables import Job, Scan, Worker, new_id
+from app.core.versions import engine_version
 from worker.desk import Desk
 from worker.launch import EngineCrashError
 from worker.recorder import LostLeaseError, Recorder
@@ -83,7 +83,7 @@ class Runner:
             host=platform.node(),
             process=os.getpid(),
             device=self.service.settings.device,
-            version=version("triggerlens"),
+            version=engine_version(),
         )
         try:
             with self.service.database.writing() as session:

@@ -17,6 +17,7 @@ from app.core.report.document import pictured_labels, report_document
 from app.core.report.figures import png_bytes, trigger_strip
 from app.core.report.html import report_html
 from app.core.report.inspection import structure_document
+from app.core.versions import engine_version
 from worker.detection.verdict import decide_verdict
 from worker.sandbox.fence import Sandbox
 
@@ -54,6 +55,7 @@ def report(directory: JobDirectory, sandbox: Sandbox) -> None:
     job, preparation, decision = directory.read_job(), directory.read_preparation(), directory.read_decision()
     assert preparation is not None and decision is not None, "there is nothing to report before decide"
     repair = directory.read_repair() or _why_no_repair(job, decision)
+    preparation = replace(preparation, versions={**preparation.versions, "engine": engine_version()})
     if sandbox == "none":
         preparation = replace(preparation, caveats=(*preparation.caveats, Caveat.UNSANDBOXED))
     inputs = {"model": job.model, "bundle": job.bundle}

@@ -21,7 +21,6 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 FRESH_SECONDS = 5.0
-MISSED_HEARTBEATS = 3  # so many, and a worker counts as gone
 
 DATABASE_BEHIND = Refusal(
     "database_behind",
@@ -81,7 +80,7 @@ class Checks:
 
     def live_workers(self, session: Session) -> Sequence[Worker]:
         """The workers that were seen not long ago."""
-        return access.workers(session, MISSED_HEARTBEATS * self.service.settings.heartbeat_seconds)
+        return access.living_workers(session, self.service.settings.heartbeat_seconds)
 
     def _try_storage(self) -> bool:
         try:

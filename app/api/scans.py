@@ -139,12 +139,13 @@ def cancel(service: ServiceDep, checks: ChecksDep, tenant_id: TenantDep, scan_id
 @router.delete(
     "/{scan_id}",
     status_code=204,
-    responses=problems("scan_not_found", "scan_open", "storage_unavailable", *WRITING),
+    responses=problems("scan_not_found", "scan_open", "artifact_in_use", "storage_unavailable", *WRITING),
 )
 def delete(service: ServiceDep, tenant_id: TenantDep, scan_id: ScanId) -> None:
     """Delete an ended scan with its report, figures and repaired weights.
 
-    The model and the bundle stay; DELETE /v1/artifacts/{sha256} deletes those.
+    The model and the bundle stay; DELETE /v1/artifacts/{sha256} deletes those. While another scan that is open needs
+    the repaired weights, nothing is deleted.
     """
     actions.delete_scan(service, tenant_id, scan_id)
 

@@ -56,7 +56,7 @@ SCAN = {
     "preset": "standard",
     "seed": 0,
     "repair": True,
-    "engine_version": "0.1.0",
+    "engine_version": "9f3c1b7a52e04d68",
     "created_at": "2026-11-23T05:00:00.000Z",
     "started_at": "2026-11-23T05:00:00.120Z",
     "finished_at": "2026-11-23T05:01:12.480Z",
@@ -272,7 +272,9 @@ class ScanItem(BaseModel):
     preset: str
     seed: int
     repair: bool
-    engine_version: str
+    engine_version: str = Field(
+        description="Names the code, weights and packages that computed it; an equal request is answered by equals only"
+    )
     created_at: str
     started_at: str | None
     finished_at: str | None

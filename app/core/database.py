@@ -1,11 +1,16 @@
 """Sessions on SQLite or PostgreSQL: `reading()` and `writing()`, one transaction each.
 
+A number that is not finite is no JSON. PostgreSQL refuses it, SQLite would keep it and hand it on; so neither gets it:
+the statement fails before it is sent.
+
 On SQLite a writer takes the write lock when it begins (BEGIN IMMEDIATE), never half-way, and waits for it; readers see
 the last committed state and wait for nobody.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,8 @@ from sqlalchemy import Connection, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 BUSY_SECONDS = 20
+
+_finite_json = partial(json.dumps, allow_nan=False)
 
 # Of PostgreSQL: a server that is unplugged is noticed within half a minute, and so is, by the server, a client that was
 # frozen in the middle of a transaction, whose locks would hold up everybody.
@@ -35,11 +42,24 @@ class Database:
         if self.is_sqlite:
             assert self.url.database, "a scan must outlive its process: no SQLite in memory"
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-            self.engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, pool_size=20, max_overflow=40)
+            self.engine = create_engine(
+                url,
+                connect_args={"timeout": BUSY_SECONDS},
+                pool_size=20,
+                max_overflow=40,
+                json_serializer=_finite_json,
+            )
             event.listen(self.engine, "connect", _tune_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
-            self.engine = create_engine(url, connect_args=POSTGRESQL, pool_pre_ping=True, pool_size=10, max_overflow=40)
+            self.engine = create_engine(
+                url,
+                connect_args=POSTGRESQL,
+                pool_pre_ping=True,
+                pool_size=10,
+                max_overflow=40,
+                json_serializer=_finite_json,
+            )
         self._writer = self.engine.execution_options(writes=True)
 
     @contextmanager

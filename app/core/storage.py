@@ -138,6 +138,7 @@ class ArtifactStore:
     def __init__(self, store: LocalStore | MemoryStore | S3Store) -> None:
         self._store = store
         self._folder = store.prefix if isinstance(store, LocalStore) else None
+        self._incoming: dict[str, int] = {}  # of each upload that this process is receiving, or has not yet published
 
     @classmethod
     def open(cls, settings: Settings) -> ArtifactStore:
@@ -178,6 +179,7 @@ class ArtifactStore:
                 size += len(chunk)
                 if size > limit:
                     raise _too_large(limit)
+                self._incoming[key] = size
                 digest.update(chunk)
                 with self._working():
                     await _to_the_end(writer.write(chunk))
@@ -188,8 +190,14 @@ class ArtifactStore:
             raise
         return Received(key, digest.hexdigest(), size)
 
+    @property
+    def incoming_bytes(self) -> int:
+        """What this process has received so far of uploads that are neither published nor discarded."""
+        return sum(tuple(self._incoming.values()))
+
     async def _abandon(self, writer: AsyncWritableFile, key: str, reason: BaseException) -> None:
         """Take an upload back, whole or not. That the storage fails at this, too, is not worth telling: `reason` is."""
+        self._incoming.pop(key, None)
         with suppress(BaseError, OSError):  # OSError also where the writer was closed before
             await writer.__aexit__(type(reason), reason, reason.__traceback__)
         with suppress(StorageError):
@@ -211,6 +219,7 @@ class ArtifactStore:
 
     async def discard(self, received: Received) -> None:
         """Forget an upload that was not published, or was; idempotent."""
+        self._incoming.pop(received.temporary, None)
         await self._delete_async(received.temporary)
 
     async def _delete_async(self, key: str) -> None:

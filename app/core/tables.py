@@ -114,7 +114,7 @@ class Scan(Base):
     bundle_sha256: Mapped[str] = mapped_column(String(64))
     request: Mapped[dict[str, Any]]  # what was asked for: config, input, repair (app.core.jobs.ScanJob)
     request_digest: Mapped[str] = mapped_column(String(64))  # equal for requests that must get equal answers
-    engine_version: Mapped[str] = mapped_column(String(32))
+    engine_version: Mapped[str] = mapped_column(String(32))  # who computed it; until somebody has, who would (versions)
     priority: Mapped[int] = mapped_column(Integer, default=0)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     labels_total: Mapped[int | None] = mapped_column(Integer)
@@ -205,6 +205,6 @@ class Worker(Base):
     host: Mapped[str]
     process: Mapped[int]
     device: Mapped[str] = mapped_column(String(16))
-    version: Mapped[str] = mapped_column(String(32))
+    version: Mapped[str] = mapped_column(String(32))  # of its engine (app.core.versions)
     started_at: Mapped[float] = mapped_column(default=now())
     seen_at: Mapped[float] = mapped_column(default=now())

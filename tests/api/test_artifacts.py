@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,7 +12,9 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from app import actions
 from app.core.database import Database
+from app.core.errors import Refusal
 from app.core.service import Service
 from app.core.storage import artifact_key
 from app.core.tables import DEFAULT_TENANT
@@ -120,6 +122,39 @@ def test_a_body_that_is_too_large_is_refused_before_and_while_it_comes(database:
         undeclared = client.put("/v1/artifacts?kind=bundle", content=iter([b"12345", b"678901"]))
         for refused in (declared, undeclared):
             assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+
+
+def test_uploads_side_by_side_share_the_room_that_is_left(database: Database, tmp_path: Path) -> None:
+    """Each alone would fit; the one that comes to the end of the room is ended there, and the other one is kept."""
+    service = make_service(database, tmp_path, max_disk_bytes=1000)
+
+    async def side_by_side() -> list[object]:
+        half_of_second, end_of_first = asyncio.Event(), asyncio.Event()
+
+        async def first() -> AsyncIterator[bytes]:
+            yield b"1" * 400
+            await half_of_second.wait()
+            yield b"1" * 400
+            raise AssertionError("more than there is room for was asked for")
+
+        async def second() -> AsyncIterator[bytes]:
+            yield b"2" * 400
+            half_of_second.set()
+            await end_of_first.wait()
+            yield b"2" * 400
+
+        async def keep(chunks: AsyncIterator[bytes]) -> object:
+            try:
+                return await actions.register_artifact(service, DEFAULT_TENANT, "model", chunks)
+            except Refusal as refusal:
+                end_of_first.set()
+                return refusal.problem.code
+
+        return await asyncio.gather(keep(first()), keep(second()))
+
+    refused, kept = asyncio.run(side_by_side())
+    assert refused == "storage_full" and not isinstance(kept, str)
+    assert service.store.incoming_bytes == 0 and service.store.list_prefix("incoming/") == []
 
 
 def test_a_refusal_by_length_reads_nothing_of_the_body(service: Service, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from app.core.repository import access, scans
 from app.core.service import Service
 from app.core.storage import scan_prefix
 from app.core.tables import DEFAULT_TENANT, Worker
+from app.core.versions import engine_version
 from tests.api.world import (
     client_of,
     ended_scan,
@@ -159,6 +160,33 @@ def test_a_finished_scan_is_answered_again_unless_forced(
     assert "retry-after" not in reused.headers
     forced = client.post("/v1/scans", json=inputs | {"force": True})
     assert forced.status_code == 202 and forced.json()["id"] != first
+
+
+@pytest.mark.parametrize(
+    ("computed_by", "alive", "answered"),
+    [
+        ("theirs", ["theirs", "theirs"], True),
+        ("theirs", ["theirs", "newer"], False),
+        ("theirs", ["newer"], False),
+        ("theirs", [], False),
+        ("ours", [], True),
+        ("mixed", ["theirs", "newer"], False),
+    ],
+)
+def test_a_finished_scan_answers_only_if_the_engine_that_computed_it_would_compute_it_again(
+    client: TestClient, service: Service, inputs: dict[str, str], computed_by: str, alive: list[str], answered: bool
+) -> None:
+    """While workers differ nobody knows which one would compute; without any it is what is installed here."""
+    first = client.post("/v1/scans", json=inputs).json()["id"]
+    with service.database.writing() as session:
+        scan = scans.lock(session, first)
+        assert scan is not None
+        scan.engine_version = engine_version() if computed_by == "ours" else computed_by
+        scans.move(session, scan, ScanStatus.RUNNING)
+        scans.move(session, scan, ScanStatus.FINISHED, verdict="inconclusive")
+        for name in alive:
+            access.see_worker(session, Worker(queues="cpu", host="h", process=1, device="cpu", version=name))
+    assert (client.post("/v1/scans", json=inputs).json()["id"] == first) == answered
 
 
 def test_inputs_have_to_be_there_and_of_the_right_kind(client: TestClient, inputs: dict[str, str]) -> None:

@@ -15,7 +15,6 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from app.actions import ENGINE_VERSION
 from app.api.problems import CATALOGUE, MEDIA_TYPE
 from app.core.config import ScanConfig
 from app.core.database import Database
@@ -31,6 +30,7 @@ from app.core.service import Service
 from app.core.settings import Settings
 from app.core.storage import ArtifactStore, artifact_key, scan_prefix
 from app.core.tables import DEFAULT_TENANT, Artifact, Job, Scan, new_id, now
+from app.core.versions import engine_version
 from app.main import create_app
 from app.serving import configuration
 from tests.waiting import PATIENCE_SECONDS, eventually
@@ -129,7 +129,7 @@ def scan_row(tenant_id: str = DEFAULT_TENANT, repair: bool = True, **columns: An
         "bundle_sha256": bundle,
         "request": request.to_json(),
         "request_digest": sha256_of(b"request"),
-        "engine_version": ENGINE_VERSION,
+        "engine_version": engine_version(),
     }
     return Scan(**(row | columns))
 

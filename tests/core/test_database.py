@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import StatementError
 
 from app.core.database import Database
-from app.core.tables import DEFAULT_TENANT, Artifact, Scan, new_id, now
+from app.core.repository import scans
+from app.core.tables import DEFAULT_TENANT, Artifact, LabelRow, Scan, new_id, now
 from tests import factories
 from tests.threads import at_once
 from tests.waiting import PATIENCE_SECONDS
@@ -120,3 +122,11 @@ def test_many_threads_may_read_at_the_same_time(database: Database) -> None:
 def test_a_client_that_stands_still_within_a_transaction_holds_nobody_up_for_long(database: Database) -> None:
     with database.reading() as session:
         assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "30s"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")], ids=str)
+def test_a_number_that_is_not_finite_is_refused_before_it_is_sent(database: Database, number: float) -> None:
+    with pytest.raises((ValueError, StatementError), match="not JSON compliant"), database.writing() as session:
+        scans.record_finding(session, factories.scan(session), factories.finding(norm=number))
+    with database.reading() as session:
+        assert session.scalars(select(LabelRow)).all() == []

@@ -202,11 +202,12 @@ def test_a_page_shows_only_scans_whose_columns_equal_what_is_asked_for(database:
 def test_the_newest_finished_scan_answers_for_an_equal_request(database: Database) -> None:
     with database.writing() as session:
         _, second = (factories.scan(session, request_digest="e", status=ScanStatus.FINISHED) for _ in range(2))
+        factories.scan(session, request_digest="e", status=ScanStatus.FINISHED, engine_version="another")
         for status in set(ScanStatus) - {ScanStatus.FINISHED}:
             factories.scan(session, request_digest="e", status=status)
-        found = scans.finished_like(session, DEFAULT_TENANT, "e")
+        found = scans.finished_like(session, DEFAULT_TENANT, "e", "1")
         assert found is not None and found.id == second.id
-        assert scans.finished_like(session, DEFAULT_TENANT, "f") is None
+        assert scans.finished_like(session, DEFAULT_TENANT, "f", "1") is None
 
 
 def test_a_queued_scan_knows_how_many_are_served_before_it(database: Database) -> None:
@@ -326,24 +327,25 @@ def test_a_tenant_finds_nothing_of_another(database: Database) -> None:
         def what_is_found(tenant: str) -> list[object]:
             return [
                 scans.find(session, tenant, theirs.id),
-                scans.finished_like(session, tenant, "e"),
+                scans.finished_like(session, tenant, "e", "1"),
                 scans.page(session, tenant, 9, model_sha256="f"),
                 scans.using_artifact(session, tenant, "f"),
                 artifacts.find(session, tenant, "f"),
+                artifacts.keep(session, tenant, "f"),
                 access.remembered(session, tenant, "key"),
             ]
 
         assert not any(what_is_found(stranger))
         assert all(what_is_found(DEFAULT_TENANT))
         assert scans.using_artifact(session, DEFAULT_TENANT, "f") == open_scan.id
-        assert artifacts.made_by(session, theirs) == [made]
+        assert artifacts.lock_made_by(session, theirs) == [made]
 
 
 def test_weights_of_an_equally_named_scan_of_another_tenant_are_not_taken_for_ones_own(database: Database) -> None:
     with database.writing() as session:
         scan = factories.scan(session)
         factories.artifact(session, factories.tenant(session), scan_id=scan.id)
-        assert artifacts.made_by(session, scan) == []
+        assert artifacts.lock_made_by(session, scan) == []
 
 
 def test_what_happens_to_a_scan_is_told_to_nobody_who_asks_about_another(database: Database) -> None:

@@ -78,6 +78,21 @@ def test_the_environment_of_a_session_reaches_its_engine(tmp_path: Path) -> None
     assert "told to fail" in crash.value.log
 
 
+@pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")], ids=["by default", "as given"])
+def test_threads_of_an_engine_wait_asleep_unless_somebody_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str | None, seen: str
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    directory = place_job(tmp_path / "job")
+    (tmp_path / "torch.py").write_text("import os; raise ImportError(os.environ.get('OMP_WAIT_POLICY'))")
+    session = ScanSession(directory, lambda event: None, environment={"PYTHONPATH": str(tmp_path)})
+    with pytest.raises(EngineCrashError) as crash, session:
+        session.run(PREPARE)
+    assert f"ImportError: {seen}" in crash.value.log
+
+
 @needs_proc
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
 def test_an_engine_ends_when_its_launcher_dies(endless: JobDirectory, busy: bool) -> None:

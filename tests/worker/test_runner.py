@@ -20,7 +20,9 @@ from app.core.queue import RecordingQueue
 from app.core.repository import access
 from app.core.service import Service
 from app.core.storage import attempt_prefix
-from app.core.tables import DEFAULT_TENANT, Event, Job
+from app.core.tables import DEFAULT_TENANT, Event, Job, Scan
+from app.core.versions import engine_version
+from tests import factories
 from tests.clocks import PretendClock
 from tests.processes import all_end, engines_of, needs_proc, own_world
 from tests.threads import at_once
@@ -84,6 +86,25 @@ def test_a_scan_goes_through_its_jobs_each_once_and_leaves_what_they_say(
     }
     assert scan.output_bytes == stored
     assert not any(runner.scratch.path.iterdir()), "the desk is cleared"
+
+
+@pytest.mark.parametrize("upgraded_before", [JobKind.PREPARE, JobKind.INVERT, JobKind.REPORT])
+def test_a_scan_that_two_engines_computed_says_so_and_any_other_names_its_own(
+    service: Service, runner: Runner, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    upgraded_before: JobKind,
+) -> None:  # fmt: skip
+    one, both = crew.requested(service, tmp_path), crew.requested(service, tmp_path)
+
+    def be_upgraded(session: SwiftSession) -> None:
+        if session.directory.root.name == both:
+            monkeypatch.setattr("worker.recorder.engine_version", lambda: "newer")
+
+    workshop.meanwhile[upgraded_before] = be_upgraded
+    with service.database.writing() as session:
+        session.execute(update(Scan).values(engine_version="what the API had in mind"))
+    runner.work_until_idle()
+    assert scan_of(service, one).engine_version == engine_version()
+    assert scan_of(service, both).engine_version == "mixed"
 
 
 def test_findings_are_seen_label_by_label_while_the_block_is_at_work(
@@ -213,8 +234,15 @@ def leave_nonsense(session: SwiftSession) -> None:
     session.tell(event="label", label=0)
 
 
+def leave_no_number(session: SwiftSession) -> None:
+    session.directory.write_finding(factories.finding(0, norm=float("nan")))
+    session.tell(event="label", label=0)
+
+
 @pytest.mark.parametrize(
-    ("happening", "code"), [(crash, "engine_crashed"), (leave_nonsense, "internal_error")], ids=["crash", "nonsense"]
+    ("happening", "code"),
+    [(crash, "engine_crashed"), (leave_nonsense, "internal_error"), (leave_no_number, "internal_error")],
+    ids=["crash", "nonsense", "no finite number"],
 )
 @pytest.mark.parametrize("times", [1, MOST_LOSSES])
 def test_a_job_may_fail_its_worker_twice_and_the_third_time_ends_the_scan_with_a_reason(
@@ -393,6 +421,7 @@ def test_a_worker_is_seen_until_it_leaves(service: Service, runner: Runner) -> N
     with service.database.reading() as session:
         (worker,) = access.workers(session, 60)
         assert (worker.id, worker.queues, worker.process) == (runner.id, "cpu", os.getpid())
+        assert worker.version == engine_version()
     runner.leave()
     with service.database.reading() as session:
         assert access.workers(session, 60) == []

@@ -9,6 +9,7 @@ import pytest
 from app.core.errors import Refusal
 from app.core.findings import FamilyFinding, InputSpec, LabelFinding, Preparation, Reason, RepairReport, RepairStatus
 from app.core.jobs import JobDirectory
+from app.core.versions import engine_version
 from tests.toys import place_job
 from worker.steps import decide, inspect, report
 
@@ -65,6 +66,14 @@ def test_a_report_has_a_page_and_pictures_of_the_suspect_and_of_one_more(tmp_pat
     assert "decide_seconds" in document["timings"] and document["repair"]["files"] == REPAIRED.files
     assert {path.name for path in directory.figures.iterdir()} == {"label_2.png", "label_0.png"}
     assert directory.page.read_text().count("data:image/png;base64,") == 2
+
+
+def test_a_report_names_the_engine_whatever_a_suspect_has_made_of_its_preparation(tmp_path: Path) -> None:
+    directory = searched(tmp_path / "job", GUILTY, versions={"engine": "forged", "numpy": "2"})
+    decide(directory)
+    report(directory, "bwrap")
+    document = directory.read_report()
+    assert document is not None and document["versions"] == {"engine": engine_version(), "numpy": "2"}
 
 
 def test_a_report_that_is_made_again_keeps_no_picture_of_the_one_before(tmp_path: Path) -> None:

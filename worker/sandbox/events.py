@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from app.core.plan import Task
@@ -36,8 +36,8 @@ class Label(TypedDict):
 
     event: Literal["label"]
     label: int
-    norm: float | None
-    attack_success_rate: float | None
+    norm: FiniteFloat | None
+    attack_success_rate: FiniteFloat | None
 
 
 class Epoch(TypedDict):

@@ -11,6 +11,7 @@ from app.core.tables import ApiKey, IdempotencyKey, Tenant, Worker, now
 
 KEY_PREFIX = "tl_"
 IDEMPOTENCY_SECONDS = 24 * 3600
+MISSED_HEARTBEATS = 3  # so many, and a worker counts as gone
 
 
 def ensure_tenant(session: Session, tenant_id: str) -> None:
@@ -88,6 +89,11 @@ def forget_worker(session: Session, worker_id: str) -> None:
 def workers(session: Session, seen_within: float) -> Sequence[Worker]:
     """The workers that were seen within so many seconds."""
     return session.scalars(select(Worker).where(Worker.seen_at > now() - seen_within).order_by(Worker.id)).all()
+
+
+def living_workers(session: Session, heartbeat_seconds: float) -> Sequence[Worker]:
+    """The workers that have not missed so many heartbeats that they count as gone."""
+    return workers(session, MISSED_HEARTBEATS * heartbeat_seconds)
 
 
 def forget_lost_workers(session: Session, unseen_seconds: float) -> None:

@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.core.lifecycle import OPEN_SCANS
-from app.core.tables import Artifact, Scan, now
+from app.core.tables import Artifact, Scan, Tenant, now
 
 
 def find(session: Session, tenant_id: str, sha256: str) -> Artifact | None:
@@ -18,6 +18,16 @@ def lock(session: Session, tenant_id: str, sha256: str) -> Artifact | None:
     return session.get(Artifact, (tenant_id, sha256), populate_existing=True, with_for_update=True)
 
 
+def keep(session: Session, tenant_id: str, sha256: str) -> Artifact | None:
+    """The artifact, and nobody deletes it until the transaction ends."""
+    return session.get(Artifact, (tenant_id, sha256), populate_existing=True, with_for_update={"read": True})
+
+
+def take_turns(session: Session) -> None:
+    """Whoever else wants to add an artifact waits until the transaction ends, and then counts this one, too."""
+    session.execute(select(Tenant.id).order_by(Tenant.id).limit(1).with_for_update(key_share=True))
+
+
 def add(session: Session, artifact: Artifact) -> None:
     session.add(artifact)
     session.flush()
@@ -25,13 +35,13 @@ def add(session: Session, artifact: Artifact) -> None:
 
 def delete(session: Session, artifact: Artifact) -> None:
     session.delete(artifact)
+    session.flush()
 
 
-def made_by(session: Session, scan: Scan) -> Sequence[Artifact]:
-    """The repaired weights that belong to a scan."""
-    return session.scalars(
-        select(Artifact).where(Artifact.tenant_id == scan.tenant_id, Artifact.scan_id == scan.id)
-    ).all()
+def lock_made_by(session: Session, scan: Scan) -> Sequence[Artifact]:
+    """The repaired weights that belong to a scan, locked."""
+    mine = select(Artifact).where(Artifact.tenant_id == scan.tenant_id, Artifact.scan_id == scan.id)
+    return session.scalars(mine.order_by(Artifact.sha256).with_for_update()).all()
 
 
 def stored_bytes(session: Session) -> int:

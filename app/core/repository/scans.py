@@ -22,10 +22,11 @@ def lock(session: Session, scan_id: str) -> Scan | None:
     return session.scalar(query)
 
 
-def finished_like(session: Session, tenant_id: str, request_digest: str) -> Scan | None:
-    """The newest finished scan of an equal request."""
+def finished_like(session: Session, tenant_id: str, request_digest: str, engine_version: str) -> Scan | None:
+    """The newest finished scan of an equal request by this engine."""
     wanted = Scan.tenant_id == tenant_id, Scan.request_digest == request_digest, Scan.status == ScanStatus.FINISHED
-    return session.scalar(select(Scan).where(*wanted).order_by(Scan.id.desc()).limit(1))
+    same = Scan.engine_version == engine_version
+    return session.scalar(select(Scan).where(*wanted, same).order_by(Scan.id.desc()).limit(1))
 
 
 def page(
