@@ -243,10 +243,17 @@ def _label_table(document: dict[str, Any]) -> Table:
             *([_number(row["p_value"], ".4f")] if has_p_values else []),
             _number(row["attack_success_rate"], ".0%"),
         ]
-        table.add_row(escape(name), *cells, "[bold red]▲ suspect[/]" if row["flagged"] else "")
+        table.add_row(escape(name), *cells, _standing(row))
     if len(shown) > MOST_BARS:
         table.add_row(f"and {len(shown) - MOST_BARS} more")
     return table
+
+
+def _standing(row: Mapping[str, Any]) -> str:
+    """What is to be said of a label beside its figures."""
+    if row["flagged"]:
+        return "[bold red]▲ suspect[/]"
+    return "[yellow]not confirmed[/]" if any(found["unconfirmed"] for found in row["families"]) else ""
 
 
 def _print_repair(repair: dict[str, Any]) -> None:

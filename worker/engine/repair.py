@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from app.core.config import Family, MatchingConfig, RepairConfig
-from app.core.findings import Confirmation, RepairReport, RepairStatus
+from app.core.findings import Confirmation, RepairReport, RepairStatus, finite
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
 from app.core.jobs import write_whole
@@ -216,7 +216,7 @@ def _search_afresh(
     for label, of in triggers.items():
         for family in of:
             [found] = bench.search(classifier, family, [label], seed)
-            norms = Confirmation(found.norm, found.attack_success_rate, found.out_of_reach)
+            norms = Confirmation(finite(found.norm), found.attack_success_rate, found.out_of_reach)
             p_value = p_value_again(decision.labels, bench.job.config, label, family, norms)
             p_values.append(None if found.truncated else p_value)
             again.append(found.trigger)
