@@ -174,8 +174,13 @@ class Decision:
 
 class RepairStatus(StrEnum):
     REPAIRED = "repaired"
+    PARTLY_JUDGED = "partly_judged"  # repaired, but there was no image of some classes to judge it by
     REFUSED = "refused"  # a repair exists but must not be handed out, or none was possible; `detail` says why
     NOT_NEEDED = "not_needed"  # asked for, but no label was flagged
+
+    @property
+    def hands_out_weights(self) -> bool:
+        return self in (RepairStatus.REPAIRED, RepairStatus.PARTLY_JUDGED)
 
 
 @dataclass(frozen=True)
