@@ -169,7 +169,8 @@ CAVEATS = {
         title="Missing classes",
         raised_if="The clean images hold no image of at least one class.",
         means="No trigger was tried on images of these classes. The classes themselves were still searched as target "
-        "labels.",
+        "labels, but no reference network knows them: a trigger for one has to stand out more to be found. A repair is "
+        "not judged on them.",
         what_to_do="Add images of the missing classes, if you can get any.",
     ),
     Caveat.INFERRED_PREPROCESSING: Explanation(
