@@ -86,7 +86,7 @@ REASONS = {
     Reason.NOT_CONFIRMED: Explanation(
         title="An accusation that was not confirmed",
         raised_if="A label stood out, but not when it was searched again from a fresh seed, and no other label did "
-        "both times. (The preset `paper` searches once and accuses unconfirmed, with the caveat `unconfirmed`.)",
+        "both times. The preset `paper` searches once, and accuses with the caveat `unconfirmed` instead.",
         means="One search found this label far easier to reach than the others, a second one did not. It is neither "
         "accused nor cleared; the report shows both searches.",
         what_to_do="Scan again with another seed and, if you can, with more clean images.",

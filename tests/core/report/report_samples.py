@@ -147,6 +147,7 @@ rates = st.floats(0, 1)
 chances = st.floats(0, 1, exclude_min=True)  # a p-value is never zero
 norms = st.floats(0, 1) | st.none()
 numbers = st.floats(allow_nan=False, allow_infinity=False)
+confirmations = st.none() | st.builds(Confirmation, norms, rates, st.booleans(), st.none() | chances)
 probe_findings = st.builds(
     ProbeFinding, st.sampled_from(Probe), st.none() | st.floats(0, 10), st.integers(0, 8), st.booleans()
 )
@@ -179,10 +180,8 @@ def decisions(draw: st.DrawFn, num_labels: int) -> Decision:
                 read_alone=draw(st.booleans()),
                 student_success_rate=draw(st.none() | rates),
                 natural=draw(st.booleans()),
-                unconfirmed=draw(st.booleans()),
-                confirmation=draw(
-                    st.none() | st.builds(Confirmation, norms, rates, st.booleans(), st.none() | chances)
-                ),
+                unconfirmed=(again := draw(confirmations)) is not None and draw(st.booleans()),
+                confirmation=again,
             )
             for family in draw(st.sampled_from(FAMILIES if label in flagged else [(), *FAMILIES]))
         ]
