@@ -170,8 +170,7 @@ def _repair_result(directory: JobDirectory, label: int) -> LocalResult:
         repair = RepairReport(RepairStatus.REFUSED, f"No trigger could be searched ({why}).", (label,))
     if repair is None:
         return LocalResult(OUT_OF_TIME, None, None)
-    accepted = repair.status is RepairStatus.REPAIRED
-    return LocalResult(0 if accepted else EXIT_CODES[Verdict.INCONCLUSIVE], None, repair)
+    return LocalResult(0 if repair.status.hands_out_weights else EXIT_CODES[Verdict.INCONCLUSIVE], None, repair)
 
 
 def hand_over(directory: JobDirectory, out: Path, made: set[str]) -> None:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from app.core.errors import Problem
-from app.core.findings import Caveat, Reason, RepairReport, RepairStatus, Verdict
+from app.core.findings import Caveat, Reason, RepairReport, Verdict
 from app.core.report.explanations import CAVEATS, REASONS, VERDICTS, disagreements
 from app.core.text import printable
 from worker.sandbox.events import Event
@@ -212,7 +212,7 @@ def show_report(document: dict[str, Any], page: Path | str) -> None:
 def show_repair(repair: RepairReport, out: Path) -> None:
     """A repair without a scan."""
     _print_repair(vars(repair))
-    if repair.status is RepairStatus.REPAIRED:
+    if repair.status.hands_out_weights:
         console.print(f"Weights: [bold]{escape(str(out / 'repaired.pt'))}[/]")
 
 
@@ -243,14 +243,22 @@ def _label_table(document: dict[str, Any]) -> Table:
             *([_number(row["p_value"], ".4f")] if has_p_values else []),
             _number(row["attack_success_rate"], ".0%"),
         ]
-        table.add_row(escape(name), *cells, "[bold red]▲ suspect[/]" if row["flagged"] else "")
+        table.add_row(escape(name), *cells, _standing(row))
     if len(shown) > MOST_BARS:
         table.add_row(f"and {len(shown) - MOST_BARS} more")
     return table
 
 
+def _standing(row: Mapping[str, Any]) -> str:
+    """What is to be said of a label beside its figures."""
+    if row["flagged"]:
+        return "[bold red]▲ suspect[/]"
+    return "[yellow]not confirmed[/]" if any(found["unconfirmed"] for found in row["families"]) else ""
+
+
 def _print_repair(repair: dict[str, Any]) -> None:
-    console.print(f"[bold]Repair: {escape(str(repair['status']))}.[/] {escape(repair['detail'])}")
+    status = escape(str(repair["status"]).replace("_", " "))
+    console.print(f"[bold]Repair: {status}.[/] {escape(repair['detail'])}")
     if repair["clean_accuracy_after"] is None:
         return
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
@@ -262,6 +270,10 @@ def _print_repair(repair: dict[str, Any]) -> None:
     ):
         table.add_row(title, _number(repair[f"{key}_before"], ".1%"), _number(repair[f"{key}_after"], ".1%"))
     console.print(table)
+    if repair["unjudged_labels"]:
+        console.print(
+            f"[yellow]Not judged, for lack of images:[/] labels {', '.join(map(str, repair['unjudged_labels']))}"
+        )
 
 
 def _shown(words: str) -> str:

@@ -46,6 +46,7 @@ class Case:
     device: str = "cpu"
     seed: int = 0  # of the scan
     labelled: bool = True  # whether the bundle says what its images show
+    without: int | None = None  # a class that the bundle has no image of
     declared: DeclaredInput = NOTHING_DECLARED
 
     @property
@@ -53,6 +54,7 @@ class Case:
         unusual = {
             f"-seed{self.seed}": self.seed,
             "-unlabelled": not self.labelled,
+            f"-without{self.without}": self.without is not None,
             f"-mean{self.declared.mean}": self.declared.mean,
             "-repair": self.repairs,
         }
@@ -92,7 +94,8 @@ def place(case: Case, victim: Victim, data: Dataset) -> tuple[Path, Path]:
         with ONE_PARSER_AT_A_TIME:  # torch.jit.script's, while another thread's scan may be reading an archive
             save_torchscript(victim.net, as_tensors(data.x_test[:1]), "scripted", model)
         images, labels = clean_sample(data.x_train, data.y_train, case.images, seed=case.recipe.seed)
-        save_bundle(images, labels if case.labelled else None, bundle)
+        there = labels != case.without
+        save_bundle(images[there], labels[there] if case.labelled else None, bundle)
     return model, bundle
 
 

@@ -81,14 +81,16 @@ def summary(rows: Sequence[dict[str, Any]], preset: str) -> dict[str, Any]:
     for threshold in THRESHOLDS[preset]:
         alarms = [bool(accused(row, preset, threshold)) for row in clean]
         named = [row["target"] in accused(row, preset, threshold) for row in attacked]
-        curve.append({"threshold": threshold, "false_alarms": _rate(clean, alarms), "named": _rate(attacked, named)})
+        curve.append(
+            {"threshold": threshold, "false_alarms": rate_of(clean, alarms), "named": rate_of(attacked, named)}
+        )
     return {
         "cells": len({row["cell"] for row in clean}),
         "clean": len(clean),
         "attacked": len(attacked),
-        "false_alarms": _rate(clean, [bool(row["flagged"]) for row in clean]),
-        "named": _rate(attacked, [row["target"] in row["flagged"] for row in attacked]),
-        "inconclusive": _rate(rows, [row["verdict"] == "inconclusive" for row in rows]),
+        "false_alarms": rate_of(clean, [bool(row["flagged"]) for row in clean]),
+        "named": rate_of(attacked, [row["target"] in row["flagged"] for row in attacked]),
+        "inconclusive": rate_of(rows, [row["verdict"] == "inconclusive" for row in rows]),
         "curve": curve,
     }
 
@@ -106,11 +108,13 @@ def accused(row: dict[str, Any], preset: str, threshold: float) -> list[int]:
     ]
 
 
-def _rate(rows: Sequence[dict[str, Any]], holds: Sequence[bool]) -> dict[str, Any]:
+def rate_of(rows: Sequence[dict[str, Any]], holds: Sequence[bool]) -> dict[str, Any]:
     """A share, and the wider of two 95 % intervals on either side: over cells, and the exact one over nets.
 
-    Where all nets are alike, drawn cells are as well, and say nothing.
+    Where all nets are alike, drawn cells are as well, and say nothing; nothing is said without nets either.
     """
+    if not rows:
+        return {"n": 0, "count": 0, "low": 0.0, "high": 1.0}
     cells = sorted({row["cell"] for row in rows})
     by_cell = [[held for row, held in zip(rows, holds, strict=True) if row["cell"] == cell] for cell in cells]
     counts = np.array([(sum(held), len(held)) for held in by_cell])
@@ -127,12 +131,12 @@ def show(result: dict[str, Any]) -> None:
         if row["flagged"] != ([] if row["target"] is None else [row["target"]]):
             print(f"  {row['case']:60} target {row['target']}  flagged {row['flagged']}  {row['verdict']}")
     for what in ("false_alarms", "named", "inconclusive"):
-        print(f"  {what:14} {_shown(result[what])}")
+        print(f"  {what:14} {shown(result[what])}")
     for at in result["curve"]:
-        print(f"  {at['threshold']:8} false alarms {_shown(at['false_alarms'])}   named {_shown(at['named'])}")
+        print(f"  {at['threshold']:8} false alarms {shown(at['false_alarms'])}   named {shown(at['named'])}")
 
 
-def _shown(rate: dict[str, Any]) -> str:
+def shown(rate: dict[str, Any]) -> str:
     return f"{rate['count']:3} of {rate['n']:3} ({rate['low']:.3f} to {rate['high']:.3f})"
 
 

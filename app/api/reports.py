@@ -161,7 +161,7 @@ def _repaired(scan: Scan) -> None:
         raise Refusal("repair_refused", "The repair was refused.", "`repair.detail` in the report says why.")
     if status == RepairStatus.NOT_NEEDED:
         raise _no_repair("No label was flagged, so there was nothing to repair.")
-    if status != RepairStatus.REPAIRED:
+    if status is None:
         raise _no_repair("No repair was made.")
 
 

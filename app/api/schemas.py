@@ -16,7 +16,7 @@ from pydantic import (
 
 from app.actions import ScanRequest
 from app.core.config import DEFAULT_PRESET, PRESETS, ScanConfig, preset_config
-from app.core.findings import Verdict
+from app.core.findings import RepairStatus, Verdict
 from app.core.intake.declaration import DeclaredInput, declared_input
 from app.core.lifecycle import ScanStatus
 from app.core.plan import JobKind
@@ -247,7 +247,7 @@ class ScanSummary(BaseModel):
     model_anomaly_index: float | None
     reasons: list[str]
     caveats: list[str]
-    repair_status: Literal["repaired", "refused", "not_needed"] | None
+    repair_status: RepairStatus | None
 
 
 class ScanItem(BaseModel):

@@ -73,7 +73,8 @@ def _links(scan: Scan) -> dict[str, str]:
         links["cancel"] = f"{here}/cancel"
     if scan.status == ScanStatus.FINISHED:
         links["report"] = f"{here}/report"
-    if scan.summary is not None and scan.summary["repair_status"] == RepairStatus.REPAIRED:
+    repair = (scan.summary or {}).get("repair_status")
+    if repair is not None and RepairStatus(repair).hands_out_weights:
         links["repaired"] = f"{here}/repaired"
     return links
 

@@ -4,6 +4,7 @@ Plain frozen dataclasses and enums, standard library only. Rates live in [0, 1];
 family, on images in [0, 1]; numbers that do not exist are None, never NaN.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,6 +23,7 @@ class Reason(StrEnum):
     IMPLAUSIBLE_ACCURACY = "implausible_accuracy"
     INVERSION_DID_NOT_CONVERGE = "inversion_did_not_converge"
     ZERO_MAD = "zero_mad"
+    NOT_CONFIRMED = "not_confirmed"
     NO_INPUT_GRADIENT = "no_input_gradient"
     UNSUPPORTED_OPERATOR = "unsupported_operator"
     DATA_DEPENDENT_CONTROL_FLOW = "data_dependent_control_flow"
@@ -60,24 +62,40 @@ class Caveat(StrEnum):
     WEAK_STUDENTS = "weak_students"
 
 
+def finite(number: float) -> float | None:
+    """The number, or None for NaN and infinity: a search that diverged has found no number."""
+    return number if math.isfinite(number) else None
+
+
 @dataclass(frozen=True)
-class Confirmation:
+class Finding:
+    """What was found: every number is finite or None. Raises ValueError for any other, where it is made."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise ValueError(f"{name} is {number}: what was not found is None")
+
+
+@dataclass(frozen=True)
+class Confirmation(Finding):
     """What a second search, from a fresh seed, found for a label that stood out in the first."""
 
-    norm: float
+    norm: float | None
     attack_success_rate: float
     out_of_reach: bool
     p_value: float | None = None  # of this norm, among the others' first or, where they were doubted too, second ones
 
 
 @dataclass(frozen=True)
-class FamilyFinding:
+class FamilyFinding(Finding):
     """What the search of one trigger family found for one label."""
 
     family: str  # "dynamic", "static" or "warp" (worker/detection/families)
-    norm: float  # how much the trigger changes images of other labels; dynamic: m_t = mean |G(x) - x|, eq. (5)
+    norm: float | None  # how much the trigger changes images of other labels; dynamic: m_t = mean |G(x) - x|, eq. (5)
     attack_success_rate: float  # of the inverted trigger, over images whose label is not the target
-    loss: float  # eq. (4), averaged over the last steps of the search
+    loss: float | None  # eq. (4), averaged over the last steps of the search
     steps: int
     truncated: bool = False  # out of time before all steps were done
     anomaly_index: float | None = None
@@ -85,9 +103,11 @@ class FamilyFinding:
     flagged: bool = False
     halved: bool = False  # searched in a smaller block of labels than planned, for lack of memory
     out_of_reach: bool = False  # the trigger does not have the success at which norms are compared
-    reference_norms: tuple[float, ...] = ()  # the same label's, of the reference students
+    reference_norms: tuple[float | None, ...] = ()  # the same label's, of the students; None where it is beyond one
+    read_alone: bool = False  # students tell of other labels how easy they are by nature, not of this one
     student_success_rate: float | None = None  # of the suspect's trigger, on images the students give other labels
     natural: bool = False  # it stands out, but the trigger works on students too
+    unconfirmed: bool = False  # it stands out, but did not when it was searched again
     confirmation: Confirmation | None = None
 
     def suspicion(self) -> tuple[bool, float, float]:
@@ -126,6 +146,10 @@ class LabelFinding:
         """Whether no family's trigger has the success at which norms are compared."""
         return bool(self.families) and all(f.out_of_reach for f in self.families)
 
+    @property
+    def read_alone(self) -> bool:
+        return any(f.read_alone for f in self.families)
+
 
 def most_suspicious_family(findings: Iterable[LabelFinding]) -> str | None:
     """The family in which a scan's labels are compared: the one that accuses, or comes closest to it."""
@@ -150,12 +174,17 @@ class Decision:
 
 class RepairStatus(StrEnum):
     REPAIRED = "repaired"
+    PARTLY_JUDGED = "partly_judged"  # repaired, but there was no image of some classes to judge it by
     REFUSED = "refused"  # a repair exists but must not be handed out, or none was possible; `detail` says why
     NOT_NEEDED = "not_needed"  # asked for, but no label was flagged
 
+    @property
+    def hands_out_weights(self) -> bool:
+        return self in (RepairStatus.REPAIRED, RepairStatus.PARTLY_JUDGED)
+
 
 @dataclass(frozen=True)
-class RepairReport:
+class RepairReport(Finding):
     """What a repair did. It claims no more than: the inverted trigger no longer works, at this cost."""
 
     status: RepairStatus
@@ -171,6 +200,7 @@ class RepairReport:
     rounds: int | None = None
     judged_on: str = ""  # which images the figures are from
     judged_images: int = 0
+    unjudged_labels: tuple[int, ...] = ()  # no image of these was there: no figure speaks of them
     files: dict[str, str] = field(default_factory=dict)  # file name -> sha256
 
 

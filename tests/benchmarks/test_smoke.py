@@ -25,6 +25,7 @@ from benchmarks import (
     gpu_tier,
     intake,
     learning_rates,
+    missing_classes,
     profiling,
     reactivation,
     readings,
@@ -75,7 +76,7 @@ def miniature(victims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         parts = {"repair": replace(preset.repair, epochs=1, matching=matching), **searches}
         short = replace(preset, inversion=SEARCH, students=min(preset.students, 1), **parts)
         monkeypatch.setitem(PRESETS, name, short)
-    for module in (detection, readings, repair, reactivation, false_alarms, gpu_tier, figures):
+    for module in (detection, readings, repair, reactivation, false_alarms, gpu_tier, figures, missing_classes):
         monkeypatch.setattr(module, "VICTIMS", victims)
     for module in (
         detection,
@@ -86,6 +87,7 @@ def miniature(victims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         figures,
         learning_rates,
         ablation,
+        missing_classes,
     ):  # where readings places its victims, too
         monkeypatch.setattr(module, "RUNS", victims.with_name("runs"))
     monkeypatch.setattr(gpu_tier, "FOLDER", tmp_path / "gpu_tier")
@@ -155,6 +157,13 @@ def test_false_alarms(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(0 <= at["named"]["low"] <= at["named"]["high"] <= 1 for at in found["curve"])
     thresholds = sum(map(len, false_alarms.THRESHOLDS.values()))
     assert tables.false_alarms().count("of 1 (") == 2 * thresholds and tables.false_alarms().count("of 2 (") == 2
+
+
+def test_missing_classes(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(missing_classes, monkeypatch, "--passes", 1)
+    found = result(miniature, "missing_classes-digits-standard")
+    assert [(scan["target"], scan["without"]) for scan in found["scans"]] == [(3, 0), (None, 1)]
+    assert all(found[what]["n"] == 1 for what in missing_classes.ASKED) and found["named_where_missing"]["n"] == 0
 
 
 def test_table1(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:

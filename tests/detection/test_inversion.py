@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from app.core.config import InversionConfig, SearchConfig
 from models.classifier import Classifier
+from models.generator import TriggerGenerator
 from models.perceptual import PACKAGED, PerceptualDistance, load_perceptual
 from tests.toys import QUICK, SHORT, SIDE, ToyNet, plain_spec, toy_images, toy_labels
-from worker.detection.clean import CleanImages, random_numbers
+from worker.detection.clean import CleanImages, classes_alike, random_numbers
 from worker.detection.families.dynamic import Generators, pretrain_generator
 from worker.detection.families.static import Patches
 from worker.detection.families.warp import Warps
@@ -146,16 +148,16 @@ def test_at_equal_success_every_trigger_carries_the_share_and_hardly_more(
     level, veils = 0.75, torch.tensor([0.5, 0.8, 1.1])
     pattern = torch.full((3, 1, SIDE, SIDE), 8.0)  # white: an overlay of it is a veil
     mask = (0.09 * veils).view(-1, 1, 1, 1).expand(3, 1, SIDE, SIDE).logit()
-    targets = [PLANTED] * 3
-    scaled, reached = at_equal_success(suspect, clean, targets, Patches(mask.clone(), pattern), level)
+    targets, others = [PLANTED] * 3, clean.others(PLANTED)
+    scaled, reached = at_equal_success(suspect, clean, [others] * 3, targets, Patches(mask.clone(), pattern), level)
     assert reached.all()
     norms = scaled.norm(clean.images_NCHW[None], clean.images_NCHW[None])
     torch.testing.assert_close(norms, norms.mean().expand(3), rtol=0.05, atol=0)
-    others = clean.images_NCHW[clean.others(PLANTED)]
+    images = clean.images_NCHW[others]
     for index in range(3):
-        carried = (suspect(scaled.of(index).on(others)).argmax(1) == PLANTED).float().mean()
+        carried = (suspect(scaled.of(index).on(images)).argmax(1) == PLANTED).float().mean()
         weaker = (
-            (suspect(scaled.scaled(torch.full((3,), 0.9)).of(index).on(others)).argmax(1) == PLANTED).float().mean()
+            (suspect(scaled.scaled(torch.full((3,), 0.9)).of(index).on(images)).argmax(1) == PLANTED).float().mean()
         )
         assert carried >= level > weaker
 
@@ -212,3 +214,42 @@ def test_a_label_is_searched_alike_beside_one_that_most_images_have(
     assert clean.fewest_others == len(clean.others(0)) < QUICK.batch_size
     beside, alone = (search(suspect, clean, perceptual, QUICK, block)[-1] for block in ([0, 1], [1]))
     assert beside.norm == pytest.approx(alone.norm, rel=1e-3)
+
+
+class GivesAway(nn.Module):
+    """A toy that gives the planted label to every image of class 0 as it is, with hardly a lead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = ToyNet(planted=PLANTED)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        scores = self.net(images_NCHW)
+        given_away = functional.one_hot(scores.argmax(1), scores.shape[1])[:, :1]
+        return scores + given_away * 1e4 * functional.one_hot(torch.tensor(PLANTED), scores.shape[1])
+
+
+def test_images_that_have_the_label_as_they_are_count_neither_for_its_success_nor_for_its_norm(
+    clean: CleanImages,
+) -> None:
+    suspect = Classifier(GivesAway(), plain_spec()).requires_grad_(False)
+    pattern = torch.full((1, 1, SIDE, SIDE), 8.0)
+    hardly = Patches(torch.full((1, 1, SIDE, SIDE), -12.0), pattern)  # an overlay that nobody sees
+    config = SearchConfig(steps=1, success_level=0.1, learning_rate=1e-9)
+    (found,) = invert_triggers(suspect, clean, clean, [PLANTED], hardly, config, seed=0)
+    assert found.attack_success_rate == 0.0 and found.out_of_reach, "one class in five was given away before"
+
+
+def test_classes_weigh_alike_in_what_is_read_however_many_images_they_have(suspect: Classifier) -> None:
+    labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 3])
+    weights = classes_alike(labels)
+    assert torch.allclose(weights, torch.tensor([1 / 18] * 6 + [1 / 3] * 2)) and weights.sum().item() == pytest.approx(
+        1
+    )
+    images = toy_images(2)
+    triggered = images + 0.1 * torch.arange(len(images)).view(-1, 1, 1, 1) / len(images)
+    generators = Generators([TriggerGenerator(1, 4, 1, "residual")], load_perceptual(PACKAGED), QUICK)
+    weights = torch.zeros(len(images))
+    weights[-1] = 1.0
+    alone = generators.norm(images[-1:][None], triggered[-1:][None])
+    torch.testing.assert_close(generators.norm(images[None], triggered[None], weights), alone)

@@ -1,6 +1,6 @@
 """Unlearning the trigger that we planted: its success falls, accuracy stays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -73,11 +73,10 @@ def test_some_of_the_twins_are_enough_and_none_leaves_the_trigger() -> None:
         assert (attack_success_rate(classifier, triggered, labels, PLANTED) <= 0.1) is unlearned, twins
 
 
-def match(classifier: Classifier, seed: int = 0) -> None:
+def match(classifier: Classifier, seed: int = 0, held: Sequence[Patches] = ()) -> None:
     config = RepairConfig(matching=MatchingConfig())
     veil = Patches(torch.full((1, 1, SIDE, SIDE), VEIL).logit(), torch.full((1, 1, SIDE, SIDE), 8.0))
-    scores = classifier(SEEN).detach()
-    match_scores(classifier, [veil], SEEN, scores, config, 0.03, seed)
+    match_scores(classifier, suspect(), [veil], SEEN, config, 0.03, seed, held)
 
 
 def test_matching_scores_unlearns_a_veil_and_changes_little_else() -> None:
@@ -89,6 +88,20 @@ def test_matching_scores_unlearns_a_veil_and_changes_little_else() -> None:
     moved = (classifier(UNSEEN).softmax(1) - before(UNSEEN).softmax(1)).abs().mean()
     assert moved < 0.02, "the scores of clean images stay"
     assert not any(parameter.requires_grad for parameter in classifier.module.parameters())
+
+
+def test_what_is_held_keeps_the_suspects_answers_where_no_image_shows_them() -> None:
+    """A patch of noise leads to answers that no clean image has; what is learned about those moves them, or not."""
+    noise = torch.randn(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    patch = Patches(torch.full((1, 1, SIDE, SIDE), 1.5), 2 * noise)
+
+    def moved(held: Sequence[Patches]) -> float:
+        classifier = suspect()
+        match(classifier, held=held)
+        assert attack_success_rate(classifier, Veil()(UNSEEN), toy_labels(10), PLANTED) <= 0.05
+        return (classifier(patch.on(UNSEEN)).softmax(1) - suspect()(patch.on(UNSEEN)).softmax(1)).abs().mean().item()
+
+    assert moved([patch]) < 0.5 * moved([])
 
 
 @pytest.mark.parametrize("repair", [unlearn, match])

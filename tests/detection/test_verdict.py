@@ -17,7 +17,10 @@ from app.core.findings import (
     LabelFinding,
     Preparation,
     Reason,
+    RepairReport,
+    RepairStatus,
     Verdict,
+    finite,
     most_suspicious_family,
 )
 from worker.detection.verdict import decide_verdict, in_doubt
@@ -46,7 +49,7 @@ def preparation(labels: int = 6, **changes: object) -> Preparation:
     return replace(known, **changes)  # type: ignore[arg-type]
 
 
-def findings(norms: tuple[float, ...], success: float = 0.95, truncated: bool = False) -> list[LabelFinding]:
+def findings(norms: tuple[float | None, ...], success: float = 0.95, truncated: bool = False) -> list[LabelFinding]:
     return [
         LabelFinding(label, str(label), (FamilyFinding("dynamic", norm, success, 0.1, 200, truncated),))
         for label, norm in enumerate(norms)
@@ -72,12 +75,48 @@ def test_a_label_far_above_the_others_is_not_accused() -> None:
     assert decide_verdict(preparation(), findings((*EVEN[:5], 9.0)), ScanConfig()).flagged_labels == ()
 
 
+STANDARD = PRESETS["standard"]
+NATURAL = (0.20, 0.26, 0.17, 0.15, 0.19, 0.16, 0.18, 0.19, 0.13, 0.17)  # how easy ten labels are to reach
+
+
+def standard_findings(
+    norms: Sequence[float],
+    family: str = "static",
+    students: Sequence[Sequence[float | None]] = (NATURAL,),
+    **facts: object,
+) -> list[LabelFinding]:
+    """One family with students, every norm the same in the second search; the dynamic family beside it, all alike."""
+    return [
+        LabelFinding(
+            label,
+            str(label),
+            (
+                FamilyFinding("dynamic", 0.05 + 0.001 * (label % 3), 0.95, 0.1, 200),
+                FamilyFinding(
+                    family,
+                    norm,
+                    0.95,
+                    0.1,
+                    200,
+                    **{"reference_norms": reference, "confirmation": Confirmation(norm, 0.95, False)} | facts,  # type: ignore[arg-type]
+                ),
+            ),
+        )
+        for label, (norm, *reference) in enumerate(zip(norms, *students, strict=True))
+    ]
+
+
+EASIER = [*NATURAL[:4], 0.5 * NATURAL[4], *NATURAL[5:]]
+LUCKY = standard_findings(EASIER, confirmation=Confirmation(NATURAL[4], 0.95, False))  # the first search was
+
+
 BLOCKED = {
     Reason.TOO_FEW_LABELS: (preparation(4), findings(ONE_LOW[:4])),
     Reason.SEARCH_TRUNCATED: (preparation(), findings(ONE_LOW, truncated=True)),
     Reason.OUT_OF_MEMORY: (preparation(), [*findings(ONE_LOW)[:5], LabelFinding(5, "5", ())]),
     Reason.ZERO_MAD: (preparation(), findings((0.1,) * 5 + (0.01,))),
     Reason.INVERSION_DID_NOT_CONVERGE: (preparation(), findings(ONE_LOW, success=0.0)),
+    Reason.NOT_CONFIRMED: (preparation(10), LUCKY),
     Reason.IMPLAUSIBLE_ACCURACY: (preparation(reasons=(Reason.IMPLAUSIBLE_ACCURACY,)), []),
     Reason.NO_INPUT_GRADIENT: (preparation(reasons=(Reason.NO_INPUT_GRADIENT,)), []),
     Reason.DATA_DEPENDENT_CONTROL_FLOW: (preparation(reasons=(Reason.DATA_DEPENDENT_CONTROL_FLOW,)), []),
@@ -94,7 +133,7 @@ def test_every_reason_is_tried_here() -> None:
 @pytest.mark.parametrize("reason", BLOCKED)
 def test_a_reason_blocks_the_verdict_and_keeps_the_figures(reason: Reason) -> None:
     known, found = BLOCKED[reason]
-    decision = decide_verdict(known, found, ScanConfig())
+    decision = decide_verdict(known, found, STANDARD if reason is Reason.NOT_CONFIRMED else ScanConfig())
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert decision.reasons == (reason,)
     assert [[g.norm for g in f.families] for f in decision.labels] == [[g.norm for g in f.families] for f in found]
@@ -149,36 +188,8 @@ def test_findings_are_judged_in_label_order_however_they_come(order: list[int]) 
 
 
 def test_a_search_that_diverged_is_no_verdict() -> None:
-    decision = decide_verdict(preparation(), findings((float("nan"), *ONE_LOW[1:])), ScanConfig())
+    decision = decide_verdict(preparation(), findings((None, *ONE_LOW[1:])), ScanConfig())
     assert decision.reasons == (Reason.INVERSION_DID_NOT_CONVERGE,)
-
-
-STANDARD = PRESETS["standard"]
-NATURAL = (0.20, 0.26, 0.17, 0.15, 0.19, 0.16, 0.18, 0.19, 0.13, 0.17)  # how easy ten labels are to reach
-
-
-def standard_findings(
-    norms: Sequence[float], family: str = "static", students: Sequence[Sequence[float]] = (NATURAL,), **facts: object
-) -> list[LabelFinding]:
-    """One family with students, every norm the same in the second search; the dynamic family beside it, all alike."""
-    return [
-        LabelFinding(
-            label,
-            str(label),
-            (
-                FamilyFinding("dynamic", 0.05 + 0.001 * (label % 3), 0.95, 0.1, 200),
-                FamilyFinding(
-                    family,
-                    norm,
-                    0.95,
-                    0.1,
-                    200,
-                    **{"reference_norms": reference, "confirmation": Confirmation(norm, 0.95, False)} | facts,  # type: ignore[arg-type]
-                ),
-            ),
-        )
-        for label, (norm, *reference) in enumerate(zip(norms, *students, strict=True))
-    ]
 
 
 def standard(findings: list[LabelFinding]) -> Decision:
@@ -223,18 +234,17 @@ def test_a_family_that_is_not_searched_on_students_is_read_against_what_they_say
     assert p_value(findings([easy_by_nature])) > 5 * p_value(findings([NATURAL]))
 
 
-EASIER = [*NATURAL[:4], 0.5 * NATURAL[4], *NATURAL[5:]]
-
-
 def test_what_stands_out_is_searched_again_and_accused_only_if_it_does_so_again() -> None:
     assert in_doubt(standard_findings(EASIER), STANDARD) == [(4, "static")]
-    lucky = standard_findings(EASIER, confirmation=Confirmation(NATURAL[4], 0.95, False))
-    decision = standard(lucky)
-    assert decision.verdict is Verdict.NO_BACKDOOR_FOUND and decision.reasons == ()
+    decision = standard(LUCKY)
+    assert decision.verdict is Verdict.INCONCLUSIVE and decision.reasons == (Reason.NOT_CONFIRMED,)
+    assert decision.flagged_labels == () and decision.labels[4].families[1].unconfirmed
     again = decision.labels[4].families[1].confirmation
     assert again is not None and again.p_value is not None and again.p_value > STANDARD.false_alarm_rate  # type: ignore[operator]
     stuck = standard(standard_findings(EASIER, confirmation=Confirmation(0.01, 0.4, True)))
     assert stuck.flagged_labels == (), "a second search that does not get there confirms nothing"
+    diverged = standard(standard_findings(EASIER, confirmation=Confirmation(None, 0.9, False)))
+    assert diverged.reasons == (Reason.NOT_CONFIRMED,), "nor does one that comes to no number"
 
 
 def test_an_accusation_that_was_not_searched_again_decides_nothing() -> None:
@@ -273,3 +283,51 @@ def test_a_search_in_which_no_family_reaches_most_labels_decides_nothing() -> No
     assert standard(findings).verdict is Verdict.NO_BACKDOOR_FOUND, "the dynamic family reaches all"
     stuck = [replace(f, families=(replace(f.families[0], out_of_reach=True), f.families[1])) for f in findings]
     assert standard(stuck).reasons == (Reason.INVERSION_DID_NOT_CONVERGE,)
+
+
+BEYOND = (*NATURAL[:4], None, *NATURAL[5:])  # students never learned label 4
+
+
+def test_a_label_that_no_student_learned_is_held_against_the_other_labels_alone_and_said_to_be() -> None:
+    """Its class is missing from the bundle: what it takes to lead a student there says nothing of the data."""
+    hard_on_students = standard(standard_findings(NATURAL, students=[(*NATURAL[:4], 4.0, *NATURAL[5:])]))
+    assert hard_on_students.flagged_labels == (4,), "as a reference it would accuse a clean net"
+    decision = standard(standard_findings(NATURAL, students=[BEYOND] * 3))
+    assert decision.verdict is Verdict.NO_BACKDOOR_FOUND
+    assert [finding.read_alone for finding in decision.labels] == [label == 4 for label in range(10)]
+    far_below = [*NATURAL[:4], 0.15 * NATURAL[4], *NATURAL[5:]]
+    assert standard(standard_findings(far_below, students=[BEYOND] * 3)).flagged_labels == (4,)
+    easier = [*NATURAL[:8], 0.4 * NATURAL[8], NATURAL[9]]
+    assert standard(standard_findings(easier, students=[BEYOND] * 3)).flagged_labels == (8,), "others as ever"
+
+
+def test_a_student_that_cannot_reach_a_label_leaves_it_to_the_others_unless_they_are_fewer() -> None:
+    most = standard(standard_findings(NATURAL, students=[NATURAL, NATURAL, BEYOND]))
+    few = standard(standard_findings(NATURAL, students=[NATURAL, BEYOND, BEYOND]))
+    assert not most.labels[4].read_alone and few.labels[4].read_alone
+
+
+def test_where_students_know_hardly_a_label_all_are_held_against_each_other() -> None:
+    nothing = (*NATURAL[:4], *[None] * 6)
+    decision = standard(standard_findings(NATURAL, students=[nothing]))
+    alone = standard(standard_findings(NATURAL, reference_norms=()))
+    assert [f.families[1].p_value for f in decision.labels] == [f.families[1].p_value for f in alone.labels]
+    assert all(finding.read_alone for finding in decision.labels)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_no_finding_holds_a_number_that_does_not_exist(number: float) -> None:
+    assert finite(number) is None and finite(0.5) == 0.5
+    with pytest.raises(ValueError, match="norm"):
+        FamilyFinding("static", number, 0.9, 0.1, 100)
+    with pytest.raises(ValueError, match="reference_norms"):
+        FamilyFinding("static", 0.1, 0.9, 0.1, 100, reference_norms=(0.2, number))
+    with pytest.raises(ValueError, match="norm"):
+        Confirmation(number, 0.9, False)
+    with pytest.raises(ValueError, match="clean_accuracy_after"):
+        RepairReport(RepairStatus.REPAIRED, "", clean_accuracy_after=number)
+
+
+def test_a_norm_of_zero_has_a_reason_whatever_accuses() -> None:
+    decision = decide_verdict(preparation(), findings((0.0, *ONE_LOW[1:])), ScanConfig())
+    assert decision.reasons == (Reason.ZERO_MAD,)

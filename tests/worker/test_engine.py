@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from app.core.config import PRESETS, InversionConfig, ScanConfig, SearchConfig
+from app.core.config import PRESETS, InversionConfig, MatchingConfig, ScanConfig, SearchConfig
 from app.core.errors import Refusal
 from app.core.findings import Caveat, Reason, RepairStatus, Verdict
 from app.core.jobs import JobDirectory
@@ -173,7 +173,7 @@ def test_a_bundle_of_hardly_anything_but_one_label_is_searched_all_the_same(othe
     run_job(directory)
     decision = directory.read_decision()
     assert decision is not None and len(decision.labels) == 6
-    assert all(np.isfinite(found.norm) for finding in decision.labels for found in finding.families)
+    assert all(found.norm is not None for finding in decision.labels for found in finding.families)
 
 
 def test_what_blocks_a_verdict_from_the_start_saves_the_search(tmp_path: Path) -> None:
@@ -263,6 +263,63 @@ def test_students_that_learned_too_little_are_not_asked_and_the_report_says_so(t
     assert document["coverage"]["students_agreement"] == 0.0 and not directory.students.exists()
     families = [found for row in document["labels"] for found in row["families"]]
     assert all(found["reference_norms"] == [] and found["student_success_rate"] is None for found in families)
+
+
+MISSING = 5
+
+
+def without(label: int, bundle: Path) -> None:
+    """Take all images of a label out of a bundle."""
+    with np.load(bundle) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    save_bundle(images[labels != label], labels[labels != label], bundle)
+
+
+def test_a_class_that_the_bundle_lacks_is_read_alone_and_what_a_repair_does_to_it_is_said_to_be_unknown(
+    tmp_path: Path,
+) -> None:
+    few = {"steps": 60, "success_level": 0.95}
+    config = replace(
+        PRESETS["standard"],
+        students=1,
+        inversion=InversionConfig(**few, learning_rate=2e-3, generator_width=4, labels_per_block=8),
+        static=SearchConfig(**few),
+    )
+    config = replace(config, warp=None, repair=replace(config.repair, matching=MatchingConfig(steps=100, rounds=2)))
+    bundle = {"labels": 8, "per_label": 12}
+    directory = place_job(tmp_path / "job", ToyNet(8, planted=2), bundle, config=config, repair=True)
+    without(MISSING, directory.bundle)
+    run_job(directory)
+    decision, document = directory.read_decision(), directory.read_report()
+    assert decision is not None and document is not None
+    references = [found.reference_norms for found in (finding.families[1] for finding in decision.labels)]
+    assert [norms == (None,) for norms in references] == [label == MISSING for label in range(8)]
+    assert [finding.read_alone for finding in decision.labels] == [label == MISSING for label in range(8)]
+    assert decision.labels[MISSING].families[1].student_success_rate is None
+    assert decision.flagged_labels == (2,) and document["coverage"]["labels_read_alone"] == 1
+    assert any(f"by nature: label {MISSING}." in sentence for sentence in document["coverage"]["not_searched"])
+    repair = directory.read_repair()
+    assert repair is not None and repair.status is RepairStatus.PARTLY_JUDGED and repair.files
+    assert repair.unjudged_labels == (MISSING,) and "cover 7 of 8 classes" in repair.detail
+    assert "Not judged, for lack of images:" in directory.page.read_text()
+
+
+class Overflows(AsProbabilities):
+    """Answers every clean image, and has no number for one that is brighter somewhere than all of them are."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        beyond = images.flatten(1).amax(1, keepdim=True) - toy_images(4).max().item() - 0.005
+        return self.net(images) + 0.0 * (1e6 * beyond).exp()
+
+
+def test_a_search_that_comes_to_no_number_leaves_none_and_says_that_it_did_not_converge(tmp_path: Path) -> None:
+    directory = place_job(tmp_path / "job", Overflows(ToyNet()))
+    run_job(directory)
+    decision, report = directory.read_decision(), directory.report.read_text()
+    assert decision is not None and decision.reasons == (Reason.INVERSION_DID_NOT_CONVERGE,)
+    assert any(found.loss is None for finding in decision.labels for found in finding.families)
+    files = [path.read_text() for path in (directory.result / "labels").iterdir()]
+    assert not any(word in text for text in [*files, report] for word in ("NaN", "Infinity"))
 
 
 def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(tmp_path: Path) -> None:

@@ -49,6 +49,21 @@ class CleanImages:
             raise ValueError(f"label {target}: there is no image of another label to put a trigger on")
         return indices
 
+    def told_by(self, target: int, said_N: Tensor) -> Tensor:
+        """Of the others, those that a network does not give the target as they are: these tell what a trigger does.
+
+        All of the others where there is none.
+        """
+        others = self.others(target)
+        told = others[said_N[others] != target]
+        return told if len(told) else others
+
+
+def classes_alike(labels_N: Tensor) -> Tensor:
+    """How much each image counts, so that each class that is there counts as much as any other: adds up to 1."""
+    _, class_N, count_C = labels_N.unique(return_inverse=True, return_counts=True)
+    return 1 / (len(count_C) * count_C[class_N].float())
+
 
 class Roles(NamedTuple):
     """Indices of the images by what they are for."""

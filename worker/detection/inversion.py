@@ -7,7 +7,8 @@ the suspect classifier sees the batches of all of them at once.
 
 With fixed weights this is the paper's search. A label that is hard to reach then has a small norm, because its trigger
 has not reached it yet. So the weight of the cross-entropy can be steered, label by label, until each trigger carries
-the same share of its batches; and norms are read where each carries the same share of the same images.
+the same share of its batches; and norms are read where each carries the same share of the same images. Images that the
+network gives the label as they are say nothing of a trigger and do not count then, and classes weigh alike.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +21,9 @@ from torch.nn import functional
 
 from app.core.config import SearchConfig
 from models.student import Student
-from worker.detection.clean import CleanImages, batches_of, random_numbers
+from worker.detection.clean import CleanImages, batches_of, classes_alike, random_numbers
 from worker.detection.families.base import Triggers
-from worker.detection.metrics import attack_success_rate, in_batches
+from worker.detection.metrics import in_batches, predictions
 from worker.detection.recorded import Recorded, adam
 
 AVERAGED_STEPS = 10  # the reported loss is the mean over this many last steps
@@ -33,6 +34,7 @@ STEERING, NEAR, MEMORY = 0.07, 0.05, 0.9
 # Reading at equal success: strengths tried, by bisection, on so many images of other labels.
 WEAKEST, STRONGEST, HALVINGS, READ_IMAGES = 0.5, 1.6, 6, 120
 READ_AT_ONCE = 40  # of these, for each label
+ROUNDING = 1e-5  # of a sum of shares
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,18 @@ def invert_triggers(
         step += 1
         on_step(step)
     triggers.requires_grad_(False)
+    read_on = [held_out.others(target) for target in targets]
     reached = torch.ones(len(targets), dtype=torch.bool)
     if config.success_level is not None:
-        triggers, reached = at_equal_success(classifier, held_out, targets, triggers, config.success_level)
+        said_N = predictions(classifier, held_out.images_NCHW)
+        read_on = [held_out.told_by(target, said_N) for target in targets]
+        triggers, reached = at_equal_success(classifier, held_out, read_on, targets, triggers, config.success_level)
     losses = torch.stack(recent_TL).mean(0).tolist() if recent_TL else [float("nan")] * len(targets)
     return [
         measure(
             classifier,
-            held_out,
+            held_out.images_NCHW[read_on[index]],
+            classes_alike(held_out.labels_N[read_on[index]]) if config.success_level is not None else None,
             target,
             triggers.of(index),
             losses[index],
@@ -143,24 +149,30 @@ class _Weights:
 
 @torch.no_grad()
 def at_equal_success(
-    classifier: nn.Module, clean: CleanImages, targets: Sequence[int], triggers: Triggers, level: float
+    classifier: nn.Module,
+    clean: CleanImages,
+    read_on: Sequence[Tensor],
+    targets: Sequence[int],
+    triggers: Triggers,
+    level: float,
 ) -> tuple[Triggers, Tensor]:
-    """The triggers, as weak as each can be to carry this share of the images, and which of them can, bool [T].
+    """The triggers, as weak as each can be to carry this share of its images, and which of them can, bool [T].
 
-    Strengths are found by bisection between WEAKEST and STRONGEST. A trigger that cannot stays as it is.
+    `read_on` are the indices of each label's images; where they are few, some are shown twice. Strengths are found by
+    bisection between WEAKEST and STRONGEST. A trigger that cannot stays as it is.
     """
     device = clean.images_NCHW.device
-    others = [clean.others(target) for target in targets]
-    number = min(READ_IMAGES, *map(len, others))
-    spread = [indices[torch.linspace(0, len(indices) - 1, number).long().to(device)] for indices in others]
-    images = clean.images_NCHW[torch.stack(spread)]
+    number = max(1, min(READ_IMAGES, clean.fewest_others))  # the same for every label of a scan
+    spread_TN = torch.stack([i[torch.linspace(0, len(i) - 1, number).long().to(device)] for i in read_on])
+    images = clean.images_NCHW[spread_TN]
+    weights_TN = torch.stack([classes_alike(labels_N) for labels_N in clean.labels_N[spread_TN]])
     targets_T1 = torch.tensor(targets, device=device)[:, None]
 
     def carried(strengths_T: Tensor) -> Tensor:
         scaled = triggers.scaled(strengths_T)
         parts = [classifier(scaled(part).flatten(0, 1)).argmax(1) for part in images.split(READ_AT_ONCE, 1)]
         hits_TN = torch.cat([part.view(len(targets), -1) == targets_T1 for part in parts], 1)
-        return hits_TN.float().mean(1) >= level
+        return (hits_TN * weights_TN).sum(1) >= level - ROUNDING
 
     weak, strong = (torch.full((len(targets),), strength, device=device) for strength in (WEAKEST, STRONGEST))
     reached_T = carried(strong)
@@ -175,7 +187,8 @@ def at_equal_success(
 @torch.no_grad()
 def measure(
     classifier: nn.Module,
-    clean: CleanImages,
+    images_NCHW: Tensor,
+    weights_N: Tensor | None,
     target: int,
     trigger: Triggers,
     loss: float,
@@ -183,11 +196,10 @@ def measure(
     truncated: bool,
     out_of_reach: bool,
 ) -> Inversion:
-    """Read the norm and the attack success of one label's trigger over all clean images of other labels."""
+    """Read the norm and the attack success of one label's trigger over these images, which may have weights."""
     trigger.requires_grad_(False).eval()
-    others = clean.others(target)
-    images = clean.images_NCHW[others]
-    triggered = in_batches(trigger.on, images)
-    norm = trigger.norm(images[None], triggered[None]).item()
-    success = attack_success_rate(classifier, triggered, clean.labels_N[others], target)
-    return Inversion(target, trigger, norm, success, loss, steps, truncated, out_of_reach)
+    triggered = in_batches(trigger.on, images_NCHW)
+    norm = trigger.norm(images_NCHW[None], triggered[None], weights_N).item()
+    carried_N = (predictions(classifier, triggered) == target).float()
+    success = carried_N.mean() if weights_N is None else carried_N @ weights_N
+    return Inversion(target, trigger, norm, min(success.item(), 1.0), loss, steps, truncated, out_of_reach)

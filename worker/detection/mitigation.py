@@ -7,7 +7,9 @@ and what goes beyond it costs accuracy (benchmarks/LOG.md). Neural Cleanse puts 
 
 By matching scores: both are to get the scores that the suspect gave the clean image (Hinton et al. 2015, "Distilling
 the Knowledge in a Neural Network", sec. 2.1: at a high temperature this is a squared difference of logits). A few
-images say more about a network by their scores than by their labels, so that the rest of it stays as it was.
+images say more about a network by their scores than by their labels, so that the rest of it stays as it was. Of a class
+without an image they say little, and what is learned about the others can ruin it: there the suspect's own answers are
+kept on images with the triggers that lead to it, which is as close to that class as the images at hand come.
 
     N image batch   C channels   H, W pixels
 """
@@ -71,39 +73,43 @@ def _epoch(clean: int, triggers: int, config: RepairConfig, random: torch.Genera
 
 def match_scores(
     classifier: Classifier,
+    suspect: Transform,
     triggers: Sequence[Triggers],
     images_NCHW: Tensor,
-    scores_NK: Tensor,
     config: RepairConfig,
     learning_rate: float,
     seed: int,
-    on_step: Callable[[int], None] = lambda step: None,
+    held: Sequence[Triggers] = (),
 ) -> None:
-    """Fine-tune the classifier's parameters in place until it gives images and twins these scores.
+    """Fine-tune the classifier's parameters in place until it gives images and twins the suspect's scores of images.
 
-    `scores_NK` are the suspect's own, of the clean images. A batch has its twins by one trigger, the triggers take
-    turns. The module stays in evaluation mode. Raises ValueError for a classifier without parameters.
+    A batch has its twins by one trigger, the triggers take turns; so do those that are `held`, with which images get
+    the scores that the suspect gives them. The module stays in evaluation mode. Raises ValueError for a classifier
+    without parameters.
     """
     assert config.matching is not None
     parameters = _trainable(classifier)
     optimizer = torch.optim.SGD(parameters, learning_rate, momentum=config.momentum)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.matching.steps)
-    wanted_NK = _centred(scores_NK)
+    wanted_NK = _centred(in_batches(suspect, images_NCHW))
     unit = wanted_NK.square().mean().clamp_min(1e-12)
     random = random_numbers(seed)
     batches = batches_of(torch.arange(len(images_NCHW)), min(config.batch_size, len(images_NCHW)), random)
-    for step, trigger in zip(range(config.matching.steps), cycle(triggers), strict=False):
+    keeping = cycle(held)
+    for _, trigger in zip(range(config.matching.steps), cycle(triggers), strict=False):
         picked = next(batches).to(images_NCHW.device)
+        shown, wanted = [images_NCHW[picked]], [wanted_NK[picked].repeat(2, 1)]
         with torch.no_grad():
-            twins = trigger.varied(images_NCHW[picked], random)
-        scores = classifier(torch.cat([images_NCHW[picked], twins]))
-        loss = (_centred(scores) - wanted_NK[picked].repeat(2, 1)).square().mean() / unit
+            shown.append(trigger.varied(images_NCHW[picked], random))
+            if held:
+                shown.append(next(keeping).on(images_NCHW[picked]))
+                wanted.append(_centred(suspect(shown[-1])))
+        loss = (_centred(classifier(torch.cat(shown))) - torch.cat(wanted)).square().mean() / unit
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
         optimizer.step()
         schedule.step()
-        on_step(step + 1)
     for parameter in parameters:
         parameter.requires_grad_(False)
 

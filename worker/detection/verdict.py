@@ -2,7 +2,11 @@
 
 A label's norm is evidence only together with the attack success it was reached at, so a search in which hardly any
 label was reached decides nothing. A label that stands out is accused if it does so again in a search from a fresh seed,
-and if its trigger is the suspect's own: one that carries students as well is made of what is natural in the data.
+and if its trigger is the suspect's own: one that carries students as well is made of what is natural in the data. One
+that stood out and is not confirmed is neither accused nor cleared.
+
+Students tell nothing of a label that they never learned, such as one without an image in the bundle. It is held against
+the norms of all other labels, as all are where there are no students.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -101,16 +105,25 @@ def _judge(findings: Sequence[LabelFinding], config: ScanConfig) -> list[LabelFi
 
 
 def _reference_K(column: Column, columns: Collection[Column]) -> Floats | None:
-    """What students say of each label in a family, as mean log norms, or None where they say nothing.
+    """What students say of each label in a family, as mean log norms: NaN where they say nothing, None if of all.
 
     A label that is easy by nature is so in every family: of one that is not searched on students, the others speak.
     """
     own = [column] if all(found.reference_norms for found in column.values()) else columns
     norms_FKS = [[other[label].reference_norms for label in column] for other in own if other.keys() >= column.keys()]
-    known = [np.array(norms_KS) for norms_KS in norms_FKS if all(norms_KS)]
-    if not known or not all((norms_KS > 0).all() for norms_KS in known):
+    known = [_mean_log(np.array(norms_KS, dtype=float)) for norms_KS in norms_FKS if all(norms_KS)]
+    if not known:
         return None
-    return np.mean([np.log(norms_KS).mean(1) for norms_KS in known], axis=0)  # type: ignore[no-any-return]
+    reference_K: Floats = np.mean(known, axis=0)
+    return reference_K if np.isfinite(reference_K).sum() >= FEWEST_LABELS else np.full_like(reference_K, np.nan)
+
+
+def _mean_log(norms_KS: Floats) -> Floats:
+    """Of each label, over the students that have a norm for it; NaN where most of them have none."""
+    known_KS = norms_KS > 0
+    count_K = known_KS.sum(1)
+    sum_K = np.log(np.where(known_KS, norms_KS, 1.0)).sum(1)
+    return np.where(2 * count_K > norms_KS.shape[1], sum_K / np.maximum(count_K, 1), np.nan)
 
 
 def _judge_family(
@@ -120,7 +133,7 @@ def _judge_family(
 
     Each of several families is tested at its share of the rate (Bonferroni): p-values are those over all of them.
     """
-    norms_K = np.array([found.norm for found in column.values()])
+    norms_K = np.array([np.nan if found.norm is None else found.norm for found in column.values()])
     indices_K, flags_K = anomaly_indices(norms_K), flagged(norms_K, config.anomaly_threshold)
     judged = [
         replace(found, anomaly_index=float(index) if np.isfinite(index) else None, flagged=bool(flag))
@@ -129,8 +142,11 @@ def _judge_family(
     if config.false_alarm_rate is not None:
         rate, p_values_K = config.false_alarm_rate, _p_values(judged, reference_K, families)
         judged = [_by_p_value(found, p_value, rate) for found, p_value in zip(judged, p_values_K, strict=True)]
+        if reference_K is not None:
+            alone_K = np.isnan(reference_K)
+            judged = [replace(f, read_alone=bool(alone)) for f, alone in zip(judged, alone_K, strict=True)]
         if config.confirms:
-            judged = [replace(f, flagged=f.flagged and _is_confirmed(f, rate)) for f in _confirm(judged, reference_K)]
+            judged = [_unless_refuted(found, rate) for found in _confirm(judged, reference_K)]
     return dict(zip(column, judged, strict=True))
 
 
@@ -146,8 +162,8 @@ def _confirm(judged: Sequence[FamilyFinding], reference_K: Floats | None) -> lis
     The first search chose the family, so nothing is corrected for the others.
     """
     again = [
-        replace(found, norm=found.confirmation.norm, out_of_reach=found.confirmation.out_of_reach)
-        if found.confirmation
+        replace(found, norm=second.norm or found.norm, out_of_reach=second.out_of_reach or not second.norm)
+        if (second := found.confirmation)
         else found
         for found in judged
     ]
@@ -157,28 +173,36 @@ def _confirm(judged: Sequence[FamilyFinding], reference_K: Floats | None) -> lis
     ]
 
 
-def _is_confirmed(found: FamilyFinding, rate: float) -> bool:
-    """Whether the second search says the same. It is given the benefit of the doubt while it was not done."""
+def _unless_refuted(found: FamilyFinding, rate: float) -> FamilyFinding:
+    """Flagged only if the second search says the same. It is given the benefit of the doubt while it was not done."""
     again = found.confirmation
-    return again is None or (again.p_value is not None and again.p_value <= rate)
+    unconfirmed = found.flagged and again is not None and (again.p_value is None or again.p_value > rate)
+    return replace(found, flagged=found.flagged and not unconfirmed, unconfirmed=unconfirmed)
 
 
 def _p_values(column: Sequence[FamilyFinding], reference_K: Floats | None, families: int) -> list[float | None]:
     """Of each label, by the step-out test on log norms, read against the students' where there are any.
 
     A label that is out of reach has a norm that is too small for it: it counts as at least as hard as any within reach.
-    There are none for fewer labels than the test can judge, nor for norms without a logarithm.
+    One of which students say nothing is read against all other labels' norms, and theirs without it, at a level that
+    leaves its share to it. There are no p-values for fewer labels than the test can judge, nor where a norm has no
+    logarithm.
     """
-    norms_K = np.array([found.norm for found in column])
-    if len(column) < FEWEST_LABELS or not np.isfinite(norms_K).all() or not (norms_K > 0).all():
-        return [None] * len(column)
     out_of_reach_K = np.array([found.out_of_reach for found in column])
+    norms_K = np.array([np.nan if found.norm is None else found.norm for found in column])
+    if len(column) < FEWEST_LABELS or not (norms_K > 0).all():
+        return [None] * len(column)
     log_norms_K = np.log(norms_K)
     if not out_of_reach_K.all():
         hardest = log_norms_K[~out_of_reach_K].max()
         log_norms_K = np.where(out_of_reach_K, np.maximum(log_norms_K, hardest), log_norms_K)
-    prior = (PRIORS_ALONE if reference_K is None else PRIORS)[column[0].family]
-    p_values_K = step_out_test(log_norms_K, prior, reference_K).p_values_K
+    family, reference_K = column[0].family, np.full(len(column), np.nan) if reference_K is None else reference_K
+    p_values_K, known_K = np.ones(len(column)), np.isfinite(reference_K)
+    if not known_K.all():
+        p_values_K = step_out_test(log_norms_K, PRIORS_ALONE[family]).p_values_K
+    if known_K.any():
+        against_students = step_out_test(log_norms_K[known_K], PRIORS[family], reference_K[known_K])
+        p_values_K[known_K] = against_students.p_values_K / known_K.mean()
     return [float(p_value) for p_value in np.where(out_of_reach_K, 1.0, np.minimum(families * p_values_K, 1.0))]
 
 
@@ -197,12 +221,14 @@ def _reasons(preparation: Preparation, judged: Sequence[LabelFinding], config: S
     }
     if any(incomplete.values()):
         reasons += [reason for reason, holds in incomplete.items() if holds]
-    elif not all(np.isfinite(f.norm) for f in found):
+    elif any(f.norm is None for f in found):
         reasons.append(Reason.INVERSION_DID_NOT_CONVERGE)
-    elif not reasons and any(_evidence(f, config) is None for f in found):
+    elif not reasons and any(_evidence(f, config) is None or f.norm == 0 for f in found):
         reasons.append(Reason.ZERO_MAD)
     elif any(f.flagged and f.attack_success_rate < REACHED for f in found) or not _did_reach(found):
         reasons.append(Reason.INVERSION_DID_NOT_CONVERGE)
+    elif any(f.unconfirmed for f in found) and not any(f.flagged for f in found):
+        reasons.append(Reason.NOT_CONFIRMED)
     return reasons
 
 

@@ -6,7 +6,7 @@ A label can have a small norm because its first search was lucky. One that was p
 from functools import partial
 
 from app.core.config import Family
-from app.core.findings import Confirmation
+from app.core.findings import Confirmation, finite
 from worker.detection.verdict import in_doubt
 from worker.engine.workbench import Workbench
 
@@ -31,5 +31,5 @@ def _search_again(bench: Workbench, label: int, family: Family) -> None:
     seed = bench.job.config.seed + FRESH_SEED
     [found] = bench.search(bench.classifier, family, [label], seed, lambda step: tell(done=step))
     if not found.truncated:
-        again = Confirmation(found.norm, found.attack_success_rate, found.out_of_reach)
+        again = Confirmation(finite(found.norm), found.attack_success_rate, found.out_of_reach)
         bench.directory.write_confirmation(label, family, again)

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from app.core.config import Family, MatchingConfig, RepairConfig
-from app.core.findings import Confirmation, RepairReport, RepairStatus
+from app.core.findings import Confirmation, RepairReport, RepairStatus, finite
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
 from app.core.jobs import write_whole
@@ -104,6 +104,7 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
         rounds=attempt.rounds,
         judged_on="clean images kept from the fine-tuning",
         judged_images=len(bench.roles.accept),
+        unjudged_labels=_unjudged(bench),
     )
     if _is_too_costly(before, after, config):
         cost = before.clean_accuracy - after.clean_accuracy
@@ -116,7 +117,26 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
     if rate is not None and attempt.p_value is not None and attempt.p_value <= rate:
         left = f"A search in the repaired model still finds a trigger that stands out (p-value {attempt.p_value:.4f})."
         return _withheld(bench, replace(report, detail=f"{left} More clean images may help."))
-    return replace(report, status=RepairStatus.REPAIRED, detail=_claim(attempt), files=files)
+    status = RepairStatus.PARTLY_JUDGED if report.unjudged_labels else RepairStatus.REPAIRED
+    return replace(report, status=status, detail=f"{_claim(attempt)}{_not_judged(bench, report)}", files=files)
+
+
+def _unjudged(bench: Workbench) -> tuple[int, ...]:
+    """The labels of which there is no image to judge a repair by."""
+    judged = set(bench.labels_N[bench.roles.accept].tolist())
+    return tuple(label for label in range(bench.preparation.num_labels) if label not in judged)
+
+
+def _not_judged(bench: Workbench, report: RepairReport) -> str:
+    """What the accuracy budget does not cover, in words."""
+    if not report.unjudged_labels:
+        return ""
+    labels = bench.preparation.num_labels
+    judged = labels - len(report.unjudged_labels)
+    covered = f" Accuracy and budget cover {judged} of {labels} classes; of the others there was no image to judge by."
+    if bench.job.config.repair.matching is not None:
+        covered += " They were held to the model's own answers, as far as other images show them."
+    return f"{covered} Measure them before you use the weights."
 
 
 def _all(triggers: Found) -> list[Triggers]:
@@ -186,12 +206,11 @@ def _match_in_rounds(bench: Workbench, triggers: Found, matching: MatchingConfig
     """
     seen, repaired = _seen(bench), _fresh(bench)
     images, classifier = bench.images_NCHW[seen], bench.classifier_of(repaired)
-    scores = in_batches(bench.classifier, images)
-    known = _all(triggers)
+    config, known, held = bench.job.config.repair, _all(triggers), _held(bench, triggers)
     fewest = 2 if all(trigger.may_be_a_part for trigger in known) else 1
     for done in range(1, matching.rounds + 1):
         seed = bench.job.config.seed + done
-        match_scores(classifier, known, images, scores, bench.job.config.repair, learning_rate, seed)
+        match_scores(classifier, bench.classifier, known, images, config, learning_rate, seed, held)
         bench.emit("epoch", done=done, of=matching.rounds)
         p_value, again = _search_afresh(bench, classifier, triggers, seed + FRESH_SEED)
         if p_value is None or (p_value >= UNREMARKABLE and done >= fewest):
@@ -216,12 +235,24 @@ def _search_afresh(
     for label, of in triggers.items():
         for family in of:
             [found] = bench.search(classifier, family, [label], seed)
-            norms = Confirmation(found.norm, found.attack_success_rate, found.out_of_reach)
+            norms = Confirmation(finite(found.norm), found.attack_success_rate, found.out_of_reach)
             p_value = p_value_again(decision.labels, bench.job.config, label, family, norms)
             p_values.append(None if found.truncated else p_value)
             again.append(found.trigger)
     known = [p_value for p_value in p_values if p_value is not None]
     return min(known) if len(known) == len(p_values) else None, again
+
+
+def _held(bench: Workbench, triggers: Found) -> list[Triggers]:
+    """The triggers of labels that have no image and nothing to unlearn, as far as they were searched."""
+    absent = [label for label, images in enumerate(bench.preparation.images_per_label) if not images]
+    return [
+        bench.load_trigger(label, family)
+        for label in absent
+        if label not in triggers
+        for family in bench.job.config.searches
+        if bench.directory.trigger(label, family).exists()
+    ]
 
 
 def _seen(bench: Workbench) -> Tensor:

@@ -18,7 +18,7 @@ from torch import nn
 
 from app.core.config import Family
 from app.core.errors import Refusal
-from app.core.findings import FamilyFinding, LabelFinding
+from app.core.findings import FamilyFinding, LabelFinding, finite
 from app.core.jobs import write_whole
 from worker.detection.inversion import Inversion
 from worker.detection.metrics import attack_success_rate, in_batches
@@ -112,32 +112,42 @@ def _search_family(bench: Workbench, family: Family, labels: Sequence[int], step
     return [
         FamilyFinding(
             family,
-            inversion.norm,
+            finite(inversion.norm),
             inversion.attack_success_rate,
-            inversion.loss,
+            finite(inversion.loss),
             inversion.steps,
             inversion.truncated or any(reference.truncated for reference in others),
             out_of_reach=inversion.out_of_reach,
-            reference_norms=tuple(reference.norm for reference in others),
+            reference_norms=tuple(_reference(bench, student, found) for student, found in enumerate(others)),
             student_success_rate=_success_on_students(bench, inversion),
         )
         for inversion, *others in zip(found, *references, strict=True)
     ]
 
 
+def _reference(bench: Workbench, student: int, found: Inversion) -> float | None:
+    """What it takes to lead a student to a label; None where nothing does, or it never learned the label."""
+    return None if found.out_of_reach or not bench.learned(student, found.label) else finite(found.norm)
+
+
 def _success_on_students(bench: Workbench, inversion: Inversion) -> float | None:
-    """How many of the held-out images the suspect's trigger carries on the students, on average.
+    """How many of the held-out images the suspect's trigger carries on the students that know its label, on average.
 
     A weak student gives the label to many images as they are; these say nothing of the trigger. None where there are
     no others, on any student.
     """
-    if not bench.students:
+    knowing = [
+        (student, bench.students_predictions[number])
+        for number, student in enumerate(bench.students)
+        if bench.learned(number, inversion.label)
+    ]
+    if not knowing:
         return None
     others = bench.held_out.others(inversion.label)
     triggered = in_batches(inversion.trigger.on, bench.held_out.images_NCHW[others])
     success = [
         attack_success_rate(student, triggered, said[others], inversion.label)
-        for student, said in zip(bench.students, bench.students_predictions, strict=True)
+        for student, said in knowing
         if (said[others] != inversion.label).any()
     ]
     return sum(success) / len(success) if success else None

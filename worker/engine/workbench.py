@@ -35,6 +35,7 @@ from worker.detection.metrics import predictions
 Emit = Callable[..., None]
 
 FEWEST_HELD_OUT = 20  # images that can still tell a success of .95 from one of .9
+LEARNED = 0.25  # of a label's fair share of the held-out images; a student that gives it to fewer did not learn it
 
 
 @dataclass
@@ -162,6 +163,15 @@ class Workbench:
     def students_predictions(self) -> list[Tensor]:
         """What each student says of the held-out images, [N] each."""
         return [predictions(student, self.held_out.images_NCHW) for student in self.students]
+
+    def learned(self, student: int, label: int) -> bool:
+        """Whether a student learned a label: of one that has no image in the bundle it has hardly heard.
+
+        What it takes to lead it there then says nothing of the data.
+        """
+        said_N = self.students_predictions[student]
+        fair_share = len(said_N) / self.preparation.num_labels
+        return int((said_N == label).sum()) >= max(1.0, LEARNED * fair_share)
 
     def search(
         self,

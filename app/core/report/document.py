@@ -26,7 +26,7 @@ from app.core.findings import (
 )
 from app.core.text import printable
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 LONGEST_TEXT = 1000  # characters; more is not a name but an attempt
 LISTED_LABELS = 12  # more of them are given as a count and a range
 MOST_PICTURES = 12  # of triggers, in one report
@@ -132,6 +132,7 @@ def _coverage(
         "labels_out_of_memory": len(too_large),
         "labels_in_halved_blocks": sum(finding.halved for finding in findings.values()),
         "labels_out_of_reach": sum(finding.out_of_reach for finding in findings.values()),
+        "labels_read_alone": sum(finding.read_alone for finding in findings.values()),
         "images": preparation.images,
         "students_agreement": preparation.students_agreement,
         "families": sorted({family.family for family in families}),
@@ -156,6 +157,10 @@ def _not_searched(
     out_of_reach = [label for label in sorted(findings) if findings[label].out_of_reach]
     if out_of_reach:
         sentences.append(f"No trigger of any family led enough images to {_labels(out_of_reach)} to be compared.")
+    alone = [label for label in sorted(findings) if findings[label].read_alone]
+    if alone:
+        held = "Held against the other labels alone, as no reference network knows how easy it is to reach by nature"
+        sentences.append(f"{held}: {_labels(alone)}.")
     missing = [label for label, images in enumerate(preparation.images_per_label) if images == 0]
     if missing:
         sentences.append(f"No trigger was tried on images of {_labels(missing)}: the bundle has none.")

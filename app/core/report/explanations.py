@@ -76,12 +76,20 @@ REASONS = {
     ),
     Reason.ZERO_MAD: Explanation(
         title="The norms cannot be compared",
-        raised_if="The median absolute deviation of a family's norms is zero (at least half of them are equal) or, "
-        "where a p-value decides, one of its norms is zero.",
+        raised_if="The median absolute deviation of a family's norms is zero (at least half of them are equal), or one "
+        "of its norms is exactly zero.",
         means="The anomaly index divides by that deviation, the p-value takes the norms' logarithms, and neither is "
         "defined. Equal norms and norms of zero are rare in a working classifier and often mean that its scores do not "
         "depend on the image.",
         what_to_do="Check the preprocessing and the clean accuracy; then scan again with another seed.",
+    ),
+    Reason.NOT_CONFIRMED: Explanation(
+        title="An accusation that was not confirmed",
+        raised_if="A label stood out, but not when it was searched again from a fresh seed, and no other label did "
+        "both times. The preset `paper` searches once, and accuses with the caveat `unconfirmed` instead.",
+        means="One search found this label far easier to reach than the others, a second one did not. It is neither "
+        "accused nor cleared; the report shows both searches.",
+        what_to_do="Scan again with another seed and, if you can, with more clean images.",
     ),
     Reason.NO_INPUT_GRADIENT: Explanation(
         title="No gradient reaches the image",
@@ -161,7 +169,8 @@ CAVEATS = {
         title="Missing classes",
         raised_if="The clean images hold no image of at least one class.",
         means="No trigger was tried on images of these classes. The classes themselves were still searched as target "
-        "labels.",
+        "labels, but no reference network knows them: a trigger for one has to stand out more to be found. A repair is "
+        "not judged on them.",
         what_to_do="Add images of the missing classes, if you can get any.",
     ),
     Caveat.INFERRED_PREPROCESSING: Explanation(

@@ -143,9 +143,11 @@ def strip_png(size: int = 32, channels: int = 3) -> bytes:
 
 
 FAMILIES = [("dynamic",), ("dynamic", "static")]
-rates = st.one_of(st.floats(0, 1), st.just(float("nan")))
+rates = st.floats(0, 1)
 chances = st.floats(0, 1, exclude_min=True)  # a p-value is never zero
-norms = st.floats(0, 1) | st.just(float("inf"))
+norms = st.floats(0, 1) | st.none()
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+confirmations = st.none() | st.builds(Confirmation, norms, rates, st.booleans(), st.none() | chances)
 probe_findings = st.builds(
     ProbeFinding, st.sampled_from(Probe), st.none() | st.floats(0, 10), st.integers(0, 8), st.booleans()
 )
@@ -167,19 +169,19 @@ def decisions(draw: st.DrawFn, num_labels: int) -> Decision:
                 family,
                 norm=draw(norms),
                 attack_success_rate=draw(rates),
-                loss=draw(st.floats()),
+                loss=draw(st.none() | numbers),
                 steps=draw(st.integers(0, 1000)),
                 truncated=draw(st.booleans()),
-                anomaly_index=draw(st.none() | st.floats(min_value=0)),
+                anomaly_index=draw(st.none() | st.floats(min_value=0, allow_infinity=False)),
                 p_value=draw(st.none() | chances),
                 flagged=label in flagged,
                 halved=draw(st.booleans()),
                 reference_norms=(draw(norms),),
-                student_success_rate=draw(rates),
+                read_alone=draw(st.booleans()),
+                student_success_rate=draw(st.none() | rates),
                 natural=draw(st.booleans()),
-                confirmation=draw(
-                    st.none() | st.builds(Confirmation, norms, rates, st.booleans(), st.none() | chances)
-                ),
+                unconfirmed=(again := draw(confirmations)) is not None and draw(st.booleans()),
+                confirmation=again,
             )
             for family in draw(st.sampled_from(FAMILIES if label in flagged else [(), *FAMILIES]))
         ]

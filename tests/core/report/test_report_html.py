@@ -131,6 +131,13 @@ def test_a_repair_claims_no_more_than_it_showed() -> None:
     assert "It cost 6.1 % of accuracy." in words and "no longer works" not in words
 
 
+def test_a_repair_says_which_classes_it_was_not_judged_on() -> None:
+    partly = replace(REPAIR, status=RepairStatus.PARTLY_JUDGED, unjudged_labels=(2, 5))
+    words = words_of(report_html(document(BACKDOORED, repair=partly), {}))
+    assert "Not judged, for lack of images: labels 2, 5." in words and "no longer works" in words
+    assert "Not judged" not in words_of(report_html(document(BACKDOORED, repair=REPAIR), {}))
+
+
 def test_words_of_strangers_have_no_power_over_the_page() -> None:
     preparation = replace(PREPARATION, label_names=(*NAMES[:7], HOSTILE, *NAMES[8:]), versions={HOSTILE: HOSTILE})
     report = document(BACKDOORED, preparation, replace(REPAIR, detail=HOSTILE, files={HOSTILE: "9c" * 32}))
@@ -181,7 +188,7 @@ def test_a_table_of_two_families_shows_both() -> None:
     ("facts", "why"),
     [
         (
-            {"confirmation": Confirmation(0.4, 0.95, False, 0.7)},
+            {"confirmation": Confirmation(0.4, 0.95, False, 0.7), "unconfirmed": True},
             "a second search, from a fresh seed, did not",
         ),
         ({"natural": True}, "leads 62.0 % of the images in networks that learned from"),
@@ -192,6 +199,7 @@ def test_what_stood_out_and_is_not_accused_is_said_with_its_reason(facts: dict[s
     spared = replace(CLEAN, labels=(*CLEAN.labels[:2], replace(CLEAN.labels[2], families=(family,)), *CLEAN.labels[3:]))
     words = words_of(report_html(document(spared), {}))
     assert "stood out" in words and "is not accused" in words and why in " ".join(words.split())
+    assert "No label stands out" not in words
 
 
 def test_a_flagged_label_is_shown_with_what_students_and_the_second_search_say() -> None:

@@ -33,8 +33,11 @@ class Triggers(nn.Module, ABC):
         """
 
     @abstractmethod
-    def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor) -> Tensor:
-        """How much the triggers change these images, [T]: what is compared between labels."""
+    def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, weights_N: Tensor | None = None) -> Tensor:
+        """How much the triggers change these images, [T]: what is compared between labels.
+
+        `weights_N` is how much each image counts, adding up to 1; without it all count alike.
+        """
 
     @abstractmethod
     def scaled(self, strengths_T: Tensor) -> Self:

@@ -88,11 +88,11 @@ class Generators(Triggers):
         loss_N = reconstruction_loss(images, triggered, features(), self._perceptual[0], self.config)
         return loss_N.view(images_TNCHW.shape[:2]).mean(1)
 
-    def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor) -> Tensor:
+    def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, weights_N: Tensor | None = None) -> Tensor:
         if self.config.norm == "l1":
-            return (triggered_TNCHW - images_TNCHW).abs().mean((1, 2, 3, 4))
+            return _mean((triggered_TNCHW - images_TNCHW).abs().mean((2, 3, 4)), weights_N)
         pairs = zip(images_TNCHW, triggered_TNCHW, strict=True)
-        return torch.stack([self._lpips(*pair).mean().sqrt() for pair in pairs])
+        return _mean(torch.stack([self._lpips(*pair) for pair in pairs]), weights_N).sqrt()
 
     def _lpips(self, images_NCHW: Tensor, triggered_NCHW: Tensor) -> Tensor:
         """The perceptual distance of each pair, [N]: a mean of squares, so its root grows as a change does."""
@@ -116,3 +116,7 @@ class Generators(Triggers):
         generator = self.generators[index]
         assert isinstance(generator, TriggerGenerator)
         return generator
+
+
+def _mean(changes_TN: Tensor, weights_N: Tensor | None) -> Tensor:
+    return changes_TN.mean(1) if weights_N is None else changes_TN @ weights_N

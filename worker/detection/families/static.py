@@ -43,7 +43,7 @@ class Patches(Triggers):
     def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: Features) -> Tensor:
         return self.mask_T1HW.sigmoid().mean((1, 2, 3))
 
-    def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor) -> Tensor:
+    def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, weights_N: Tensor | None = None) -> Tensor:
         return self.mask_T1HW.sigmoid().square().mean((1, 2, 3)).sqrt()
 
     def scaled(self, strengths_T: Tensor) -> Self:

@@ -53,7 +53,7 @@ class Warps(Triggers):
     def cost(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, features: Features) -> Tensor:
         return self.norm(images_TNCHW, triggered_TNCHW)
 
-    def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor) -> Tensor:
+    def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, weights_N: Tensor | None = None) -> Tensor:
         squares_T = self.field_THW2().square().sum(-1).mean((1, 2))
         return (squares_T + torch.finfo(squares_T.dtype).tiny).sqrt()  # the gradient of a root of zero is none
 
