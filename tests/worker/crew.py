@@ -35,7 +35,8 @@ QUICKLY = {"lease_seconds": 5.0, "heartbeat_seconds": 0.1, "poll_seconds": 0.02,
 
 def service_on(database: Database, folder: Path, **settings: Any) -> Service:
     """A service in a hurry, with its blobs in memory."""
-    made = Settings(data_dir=folder, storage_url="memory://", device="cpu", threads=1, **QUICKLY | settings)
+    usual = {"storage_url": "memory://", "device": "cpu", "threads": 1, **QUICKLY}
+    made = Settings(data_dir=folder, **usual | settings)
     return Service(made, database, ArtifactStore.open(made), RecordingQueue())
 
 
