@@ -3,10 +3,10 @@
 It changes nothing but a probe that it writes into the store and deletes. A process of its own asks torch about GPUs.
 """
 
+import os
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,7 @@ from app.core.settings import Settings
 from app.core.storage import StorageError
 from app.core.versions import version_of
 from app.installed import demand_engine
-from worker.sandbox import fence, probes
-
-GPU_SECONDS = 60.0
-ASK_FOR_GPUS = """
-import torch
-print(*(torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())), sep=", ")
-"""
+from worker.sandbox import fence, gpus, probes
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ def examine(settings: Settings, ask_gpus: Callable[[], str] | None = None) -> li
     """Every check, in the order in which things are worth putting right."""
     return [
         *_versions(settings),
-        _gpu(settings, ask_gpus or _gpus),
+        _gpu(settings, ask_gpus or (lambda: gpus.visible("none", os.environ))),
         _sandbox(settings),
         _disk(settings),
         *_service(settings),
@@ -77,13 +71,6 @@ def _gpu(settings: Settings, ask: Callable[[], str]) -> Check:
     if settings.device == "cuda":
         return Check("GPU", "wrong", "none", "Set TRIGGERLENS_DEVICE=auto, or repair the driver: see `nvidia-smi`.")
     return Check("GPU", "note", "none: scans compute on the CPU")
-
-
-def _gpus() -> str:
-    """Names of the GPUs that torch can use."""
-    command = [sys.executable, "-c", ASK_FOR_GPUS]
-    asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GPU_SECONDS)
-    return asked.stdout.strip()
 
 
 def _sandbox(settings: Settings) -> Check:

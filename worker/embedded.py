@@ -22,7 +22,7 @@ def main() -> None:
     configure_logs()
     settings = Settings()
     service = Service.open(settings, LocalQueue())  # that rings for nobody: the loop below looks again anyway
-    runner, bell, over = Runner(service, ("cpu", "gpu")), threading.Event(), threading.Event()
+    runner, bell, over = Runner(service, sorted({"cpu", settings.compute_queue})), threading.Event(), threading.Event()
 
     def end(*_: object) -> None:
         over.set()

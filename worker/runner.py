@@ -1,14 +1,19 @@
 """Claims jobs, has an engine work on them, hands in what came of it: the only place that knows leases. No torch.
 
+A job on the queue `gpu` needs CUDA, and so does any that runs torch where TRIGGERLENS_DEVICE=cuda. A worker that has
+none, or loses it, leaves such queues to others: that is no fault of a scan.
+
 `Runner.work_until_idle` is what a ring starts, from Celery or from the pipe of the embedded service. Whatever does not
 end well goes back to the others, on a cleared desk; what may be the job's own fault counts, and the third time ends it.
 """
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from subprocess import SubprocessError
 
 import structlog
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -28,7 +33,7 @@ from app.core.versions import engine_version
 from worker.desk import Desk
 from worker.launch import EngineCrashError
 from worker.recorder import LostLeaseError, Recorder
-from worker.sandbox import fence
+from worker.sandbox import fence, gpus
 from worker.sandbox.events import Event
 from worker.scratch import Scratch
 from worker.supervisor import Ended, Supervisor
@@ -44,17 +49,44 @@ class Runner:
         service: Service,
         queues: Sequence[str],
         environment: Mapping[str, str] | None = None,
+        ask_gpus: Callable[[], str] | None = None,
         clock: Clock = MACHINE,
     ) -> None:
-        self.service, self.queues, self.clock = service, tuple(queues), clock
+        self.service, self._heard_queues, self.clock = service, tuple(queues), clock
         self.environment = dict(environment or {})
         self.sandbox = fence.choose(service.settings.sandbox)
+        self._ask_gpus = ask_gpus or (lambda: gpus.visible(self.sandbox, os.environ | self.environment))
+        self._asking = threading.Lock()
+        self._cuda: bool | None = None
         self.id = new_id()
         self.scratch = Scratch(service.settings.scratch, self.id)
         self.recorder = Recorder(service)
         self.desk: Desk | None = None
         self.supervisor: Supervisor | None = None
         self.stopping = False
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues whose jobs this worker takes, of those it hears the rings of. The first look may take seconds."""
+        demanding: set[str] = set()
+        if (device := self.service.settings.device) != "cpu":
+            demanding = {"gpu", self.service.settings.compute_queue} if device == "cuda" else {"gpu"}
+        if demanding.isdisjoint(self._heard_queues) or self._has_cuda():
+            return self._heard_queues
+        return tuple(queue for queue in self._heard_queues if queue not in demanding)
+
+    def _has_cuda(self, again: bool = False) -> bool:
+        """Whether an engine would find a GPU; asked for once, or again."""
+        with self._asking:
+            if self._cuda is None or again:
+                try:
+                    self._cuda = bool(self._ask_gpus())
+                except (SubprocessError, OSError) as error:
+                    log.error("gpus_unknown", error=str(error))
+                    self._cuda = False
+                if not self._cuda:
+                    log.error("no_cuda", advice="It takes no job that needs CUDA: see `triggerlens doctor`.")
+            return self._cuda
 
     def work_until_idle(self) -> None:
         """Take job after job until none is ready."""
@@ -98,7 +130,8 @@ class Runner:
 
     def _claim(self) -> Job | None:
         """The best ready job. While others wait behind it the ring is passed on, to the next worker that is idle."""
-        settings, mine = self.service.settings, set(self.queues)
+        settings, queues = self.service.settings, self.queues
+        mine = set(queues)
         with self.service.database.reading() as session:
             if not mine & set(jobs.ready_queues(session)):
                 return None  # most looks find nothing, and need no write lock
@@ -107,7 +140,7 @@ class Runner:
                 return None
         with self.service.database.writing() as session:
             prefer = self.desk.scan_id if self.desk else None
-            job = jobs.claim(session, self.queues, self.id, settings.lease_seconds, prefer)
+            job = jobs.claim(session, queues, self.id, settings.lease_seconds, prefer)
             goes_on = job is None or scheduling.claimed(session, job)
             waiting = mine & set(jobs.ready_queues(session))
         self._ring(waiting)
@@ -147,27 +180,32 @@ class Runner:
             return False
         except Refusal as refusal:
             problem = refusal.problem
+            if problem.code == "no_cuda":
+                bound.warning("job_given_up", why=problem.detail)
+                self._has_cuda(again=True)  # a suspect may say so, too
+                self._give_back(lease, supervisor.ended, None if job.queue not in self.queues else problem)
+                return False
             bound.info("job_refused", code=problem.code)
             supervisor.patiently(lambda: self.recorder.refused(lease, problem), OperationalError)
             return False
         except (EngineCrashError, StorageError, OperationalError) as error:
             bound.warning("job_given_up", why=supervisor.ended or str(error), engine=getattr(error, "log", None))
-            self._give_back(lease, supervisor.ended, error)
+            self._give_back(lease, supervisor.ended, _fault(supervisor.ended, error))
             return False
         except Exception as error:  # a defect, or an engine that left nonsense: not worth this worker's life
             bound.exception("job_failed")
-            self._give_back(lease, supervisor.ended, error)
+            self._give_back(lease, supervisor.ended, _fault(supervisor.ended, error))
             return False
         bound.info("job_done", seconds=round(self.clock.now() - started, 2))
         self._ring(set(queues))
         return True
 
-    def _give_back(self, lease: Lease, ended: Ended | None, error: Exception) -> None:
+    def _give_back(self, lease: Lease, ended: Ended | None, fault: Problem | None) -> None:
         """The job was not done: it goes back, and counts as a loss where it may be the job's own fault."""
         if ended is Ended.LOST:
             return  # it is back already
         try:
-            self._ring(set(self.recorder.given_back(lease, _fault(ended, error))))
+            self._ring(set(self.recorder.given_back(lease, fault)))
         except OperationalError:
             log.warning("not_given_back", job=lease.job_id)  # the lease will run out
 

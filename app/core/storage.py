@@ -48,6 +48,7 @@ CHUNK_BYTES = 1 << 20  # what is read at a time
 
 INCOMING = "incoming/"
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+ATTEMPT = re.compile(r"tenants/[^/]+/scans/[^/]+/(?P<job>[^/]+)-(?P<token>\d+)/")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how obstore tells the errno of a folder's error
 
@@ -334,6 +335,11 @@ class ArtifactStore:
             with suppress(FileNotFoundError):  # it was finished in the meantime
                 if path.stat().st_mtime < deadline:
                     path.unlink()
+
+    def attempts(self) -> list[str]:
+        """The prefixes below which attempts at jobs have left results, of all scans of all tenants."""
+        found = (ATTEMPT.match(found["path"]) for found in self._below("tenants/"))
+        return sorted({attempt[0] for attempt in found if attempt})
 
     def _half_written(self) -> Iterator[Path]:
         """What obstore writes in a folder is called `<key>#<number>` until it is whole, and no listing shows it."""

@@ -43,7 +43,8 @@ def supervisors_clock() -> PretendClock:
 
 def service_on(database: Database, folder: Path, **settings: Any) -> Service:
     """A service in a hurry, with its blobs in memory."""
-    made = Settings(data_dir=folder, storage_url="memory://", device="cpu", threads=1, **QUICKLY | settings)
+    usual = {"storage_url": "memory://", "device": "cpu", "threads": 1, **QUICKLY}
+    made = Settings(data_dir=folder, **usual | settings)
     return Service(made, database, ArtifactStore.open(made), RecordingQueue())
 
 

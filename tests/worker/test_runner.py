@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,96 @@ def test_a_worker_takes_jobs_of_its_queues_and_rings_for_what_it_leaves(
     Runner(service, ["cpu", "gpu"]).work_until_idle()
     assert scan_of(service, scan_id).status == ScanStatus.FINISHED
     assert isinstance(service.queue, RecordingQueue) and {"cpu", "gpu"} == set(service.queue.rings)
+
+
+NEEDING_CUDA = [("cuda", "gpu"), ("cuda", "cpu"), ("auto", "gpu")]
+
+
+@pytest.mark.parametrize(("device", "compute_queue"), NEEDING_CUDA)
+@pytest.mark.parametrize("answer", ["", subprocess.TimeoutExpired("python", 60), OSError("no python")], ids=str)
+def test_a_worker_without_cuda_takes_no_job_that_needs_it_and_announces_no_such_queue(
+    database: Database, workshop: Workshop, tmp_path: Path, device: str, compute_queue: str, answer: Any
+) -> None:
+    service = crew.service_on(database, tmp_path, device=device, compute_queue=compute_queue)
+    scan_id, asked = crew.requested(service, tmp_path), []
+
+    def ask() -> str:
+        asked.append("torch")
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+    without, having = (Runner(service, ["cpu", "gpu"], ask_gpus=answers) for answers in (ask, lambda: "a GPU"))
+    without.be_seen()
+    without.work_until_idle()
+    assert {task.kind for task in workshop.done} <= {JobKind.INSPECT} and asked == ["torch"]
+    with service.database.reading() as session:
+        (seen,) = access.workers(session, 60)
+    assert compute_queue not in seen.queues.split(",")
+    assert scan_of(service, scan_id).status in (ScanStatus.QUEUED, ScanStatus.RUNNING)
+    having.work_until_idle()
+    assert scan_of(service, scan_id).status == ScanStatus.FINISHED
+    assert {(job.losses, job.lease_token) for job in jobs_of(service, scan_id).values()} == {(0, 1)}
+
+
+@pytest.mark.parametrize(("device", "queues"), [("cpu", ["cpu", "gpu"]), ("auto", ["cpu"])])
+def test_torch_is_not_asked_for_gpus_where_nobody_needs_them(
+    database: Database, workshop: Workshop, tmp_path: Path, device: str, queues: list[str]
+) -> None:
+    service = crew.service_on(database, tmp_path, device=device)
+
+    def ask() -> str:
+        raise AssertionError("this takes seconds")
+
+    scan_id = crew.requested(service, tmp_path)
+    Runner(service, queues, ask_gpus=ask).work_until_idle()
+    assert scan_of(service, scan_id).status == ScanStatus.FINISHED
+
+
+@pytest.mark.parametrize(("device", "compute_queue"), NEEDING_CUDA)
+def test_a_worker_that_loses_its_gpu_gives_the_job_to_others_and_takes_no_more(
+    database: Database, workshop: Workshop, tmp_path: Path, device: str, compute_queue: str
+) -> None:
+    service = crew.service_on(database, tmp_path, device=device, compute_queue=compute_queue)
+    scan_id, there = crew.requested(service, tmp_path), ["a GPU", ""]
+    losing = Runner(service, ["cpu", "gpu"], ask_gpus=lambda: there.pop(0))
+
+    def be_lost(session: SwiftSession) -> None:
+        workshop.meanwhile.clear()
+        raise Refusal("no_cuda", "There is no CUDA device that torch can use.", "Use another device.")
+
+    workshop.meanwhile[JobKind.INVERT] = be_lost
+    losing.be_seen()
+    losing.work_until_idle()
+    losing.be_seen()
+    with service.database.reading() as session:
+        (seen,) = access.workers(session, 60)
+    assert there == [] and compute_queue not in seen.queues.split(",")
+    job = jobs_of(service, scan_id)["invert 0"]
+    assert (job.state, job.losses) == (JobState.READY, 0)
+    Runner(service, ["cpu", "gpu"], ask_gpus=lambda: "another GPU").work_until_idle()
+    assert scan_of(service, scan_id).status == ScanStatus.FINISHED
+
+
+def test_an_engine_that_only_says_that_there_is_no_gpu_fails_its_own_scan_and_stops_no_worker(
+    database: Database, workshop: Workshop, tmp_path: Path
+) -> None:
+    """What it says may be a suspect's word, who would like to see a fleet stand still."""
+    service = crew.service_on(database, tmp_path, device="cuda", compute_queue="gpu")
+    runner = Runner(service, ["cpu", "gpu"], ask_gpus=lambda: "a GPU")
+    scan_id = crew.requested(service, tmp_path)
+
+    def lie(session: SwiftSession) -> None:
+        raise Refusal("no_cuda", "There is no CUDA device that torch can use.", "Use another device.")
+
+    workshop.meanwhile[JobKind.INVERT] = lie
+    runner.work_until_idle()
+    scan = scan_of(service, scan_id)
+    assert scan.status == ScanStatus.FAILED and scan.problem is not None and scan.problem["code"] == "no_cuda"
+    workshop.meanwhile.clear()
+    another = crew.requested(service, tmp_path)
+    runner.work_until_idle()
+    assert scan_of(service, another).status == ScanStatus.FINISHED
 
 
 def test_whoever_takes_a_job_while_others_wait_passes_the_ring_on(

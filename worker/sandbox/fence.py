@@ -107,7 +107,9 @@ def filter_file() -> int:
     return descriptor
 
 
-def run(fence: Fence, inner: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def run(
+    fence: Fence, inner: Sequence[str], environment: Mapping[str, str], seconds: float = PROBE_SECONDS
+) -> subprocess.CompletedProcess[str]:
     """A short command behind a fence, with what it printed."""
     filtered = filter_file()
     try:
@@ -115,7 +117,7 @@ def run(fence: Fence, inner: Sequence[str], environment: Mapping[str, str]) -> s
             fence.command(inner, filtered),
             capture_output=True,
             text=True,
-            timeout=PROBE_SECONDS,
+            timeout=seconds,
             env=known_inside(environment),
             pass_fds=(filtered,),
             check=False,

@@ -76,8 +76,10 @@ def forget_old_keys(session: Session) -> None:
 
 
 def see_worker(session: Session, worker: Worker) -> None:
-    """Say that a worker is alive; its row is made at the first time, or again after it was swept."""
-    seen = update(Worker).where(Worker.id == worker.id).values(seen_at=now()).returning(Worker.id)
+    """Say that a worker is alive, and which queues it serves by now; its row is made at the first time, or again after
+    it was swept."""
+    known = {"seen_at": now(), "queues": worker.queues}
+    seen = update(Worker).where(Worker.id == worker.id).values(known).returning(Worker.id)
     if session.scalar(seen) is None:
         session.merge(worker).seen_at = now()
 

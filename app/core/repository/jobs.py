@@ -148,6 +148,19 @@ def steps(session: Session, scan_id: str) -> list[Steps]:
     ]
 
 
+def came_to_nothing(session: Session, lease: Lease, prefix: str) -> bool:
+    """Whether an attempt at a job is over, and none of the job's results is among those that it left below a prefix.
+
+    Nothing is said of a job that these rows do not know, or not yet so: they may be those of a backup.
+    """
+    job = session.get(Job, lease.job_id)
+    if job is None or job.lease_token < lease.token:
+        return False
+    if job.lease_token == lease.token and job.state == JobState.RUNNING:
+        return False
+    return not any(facts["key"].startswith(prefix) for facts in (job.outputs or {}).values())
+
+
 def outputs(session: Session, scan_id: str, kind: JobKind) -> dict[str, Any]:
     """The files that a finished job of this kind left: path -> {key, sha256, size}."""
     query = select(Job.outputs).where(Job.scan_id == scan_id, Job.kind == kind, Job.state == JobState.DONE)
