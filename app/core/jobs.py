@@ -33,6 +33,7 @@ from app.core.findings import (
     RepairReport,
     RepairStatus,
     Verdict,
+    finite,
 )
 from app.core.intake.declaration import DeclaredInput
 
@@ -218,8 +219,15 @@ def finding_from_json(document: Mapping[str, Any]) -> LabelFinding:
 
 
 def _family_from_json(document: Mapping[str, Any]) -> FamilyFinding:
-    confirmation = document["confirmation"] and Confirmation(**document["confirmation"])
-    return FamilyFinding(**_tuples({**document, "confirmation": confirmation}))
+    again = document["confirmation"]
+    confirmation = again and Confirmation(**{name: _finite(value) for name, value in again.items()})
+    known = _tuples({**document, "confirmation": confirmation})
+    return FamilyFinding(**{name: _finite(value) for name, value in known.items()})
+
+
+def _finite(value: Any) -> Any:
+    """The value; None where a database remembers a number that is none, of a version that wrote such."""
+    return finite(value) if isinstance(value, float) else value
 
 
 def _tuples(document: dict[str, Any]) -> dict[str, Any]:

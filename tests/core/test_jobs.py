@@ -1,7 +1,8 @@
 """The job directory: what is written is what is read, or nothing; going on with a job depends on it."""
 
+import math
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from app.core.findings import (
     Verdict,
 )
 from app.core.intake.declaration import DeclaredInput
-from app.core.jobs import JobDirectory, ScanJob, write_whole
+from app.core.jobs import JobDirectory, ScanJob, finding_from_json, write_whole
 
 JOB = ScanJob(
     model={"name": "net.pt", "bytes": 3, "sha256": "a" * 64},
@@ -72,6 +73,14 @@ def test_a_job_and_its_results_are_read_as_they_were_written(tmp_path: Path) -> 
     assert directory.read_repair() == REPAIR
     assert directory.read_findings() == list(FINDINGS), "in label order"
     assert directory.read_finding(3) == FINDINGS[3]
+
+
+def test_a_number_that_is_none_in_what_an_earlier_version_wrote_is_read_as_none() -> None:
+    family = {**asdict(FINDINGS[0].families[0]), "norm": math.nan, "loss": math.inf}
+    family["confirmation"] = {"norm": math.nan, "attack_success_rate": 0.9, "out_of_reach": False, "p_value": None}
+    (read,) = finding_from_json({"label": 0, "name": "0", "families": [family]}).families
+    assert read.norm is None and read.loss is None
+    assert read.confirmation is not None and read.confirmation.norm is None
 
 
 def test_any_other_option_makes_another_job(tmp_path: Path) -> None:
