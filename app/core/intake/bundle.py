@@ -24,6 +24,7 @@ from app.core.intake.declaration import Declaration, DeclaredInput, read_declara
 from app.core.intake.guards import DEFAULT_LIMITS, MEGABYTE, Allowance, BundleLimits, bundle_too_large, readable_size
 from app.core.intake.labelling import LabelSource, check_index, class_indices, read_label_table
 from app.core.intake.members import Archive, open_archive, unreadable
+from app.core.intake.notes import Note
 from app.core.intake.pictures import Picture, decode_picture
 from app.core.text import printable
 
@@ -41,6 +42,7 @@ class Bundle:
     declared: DeclaredInput | None  # the `input` of bundle.json
     label_source: LabelSource
     class_indices: Mapping[str, int]  # from folder names, or from the labels of labels.csv
+    notes: tuple[Note, ...] = ()  # what was skipped, unwrapped, decoded or assumed
 
     def __len__(self) -> int:
         return len(self.images)
