@@ -44,6 +44,7 @@ class ScanRequest:
     input: DeclaredInput
     repair: bool = False
     force: bool = False
+    output: str | None = None
     model_name: str = "model.pt"
     bundle_name: str = "bundle"
 
@@ -203,6 +204,7 @@ def _job(session: Session, tenant_id: str, request: ScanRequest) -> ScanJob:
         config=request.config,
         input=request.input,
         repair=request.repair,
+        output=request.output,
     )
 
 

@@ -78,6 +78,7 @@ Input = Annotated[
     PlainValidator(lambda entry: DeclaredInput() if entry is None else declared_input(entry)),
     WithJsonSchema(TypeAdapter(DeclaredInput).json_schema()),
 ]
+OutputName = Annotated[str, Field(min_length=1, max_length=255, examples=["logits"])]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -180,6 +181,7 @@ class NewScan(_Strict):
     bundle_name: FileName = Field("bundle", min_length=1, description="What the report calls the bundle")
     preset: str = Field(DEFAULT_PRESET, examples=sorted(PRESETS))
     input: Input = Field(DeclaredInput(), description="What the model expects; goes before what the bundle declares")
+    output: OutputName | None = Field(None, description="Which output to scan, of a model that has several")
     seed: int = Field(0, ge=0, lt=2**63)
     config: ConfigOverrides = ConfigOverrides()
     repair: bool = Field(False, description="Whether to unlearn the triggers of flagged labels")
@@ -222,6 +224,7 @@ class NewScan(_Strict):
             input=self.input,
             repair=self.repair,
             force=self.force,
+            output=self.output,
             model_name=self.model_name,
             bundle_name=self.bundle_name,
         )

@@ -66,6 +66,7 @@ engine_options = _all_of(
     click.option("--mean", type=Numbers(float), help="Mean to subtract: one number, or one per channel."),
     click.option("--std", type=Numbers(float), help="Deviation to divide by: one number, or one per channel."),
     click.option("--range", "range_", type=Numbers(float, 2), help="What pixels 0 and 255 become before that: 0,1"),
+    click.option("--output", metavar="NAME", help="Which output to scan, of a model that has several: logits, or 1"),
     click.option("--expected-accuracy", type=click.FloatRange(0, 1), help="What the model's maker promised."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),

@@ -72,7 +72,7 @@ COMMANDS = (scan, repair, weights)
 def _run_here(
     as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str, max_accuracy_drop: float, seed: int,
     device: str, threads: int, time_limit: float | None, sandbox: Wanted, perceptual: Path | None, repair: bool,
-    repair_label: int | None, **declared: Any,
+    repair_label: int | None, output: str | None, **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """Run a job on this machine, show it, and leave with its exit code."""
     demand_engine()
@@ -84,6 +84,7 @@ def _run_here(
         input=declared_input(**declared),
         repair=repair,
         repair_label=repair_label,
+        output=output,
         device=device,
         threads=threads,
         perceptual=str(perceptual.resolve()) if perceptual else None,
@@ -118,12 +119,12 @@ def _show(result: LocalResult, out: Path, as_json: bool) -> None:
 def _run_there(
     client: Client, as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str,
     max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, time_limit: float | None,
-    sandbox: Wanted, perceptual: Path | None, **declared: Any,
+    sandbox: Wanted, perceptual: Path | None, output: str | None, **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """The same by a service: what is refused here is refused before anything is sent."""
     config, given = preset_config(preset, seed, max_accuracy_drop), declared_input(**declared)
     job_for(model, bundle, config=config, input=given)
-    asked = {"preset": preset, "seed": seed, "max_accuracy_drop": max_accuracy_drop, "repair": repair}
+    asked = {"preset": preset, "seed": seed, "max_accuracy_drop": max_accuracy_drop, "repair": repair, "output": output}
     scan_there(client, model, bundle, out or _usual_place(model), as_json, asked | {"input": said(given)})
 
 

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     SEARCH_TRUNCATED = "search_truncated"
     OUT_OF_MEMORY = "out_of_memory"
     NO_LABELS_AND_NO_INPUT_SPEC = "no_labels_and_no_input_spec"
+    AMBIGUOUS_OUTPUT = "ambiguous_output"
 
 
 class Probe(StrEnum):
@@ -196,6 +197,26 @@ class ProbeFinding:
     disagrees: bool
 
 
+class Takes(StrEnum):
+    """How a model wants its images handed over."""
+
+    BATCH = "batch"  # [N, C, H, W], as usual
+    CHANNELS_LAST = "channels_last"  # [N, H, W, C]
+    LIST = "list"  # N images [C, H, W] in a list
+    SINGLE = "single"  # one image [C, H, W] at a time
+    SINGLE_CHANNELS_LAST = "single_channels_last"  # one image [H, W, C] at a time
+
+
+@dataclass(frozen=True)
+class OtherOutput:
+    """An output of the model that was not scanned."""
+
+    name: str  # the key in a dict, or the position in a tuple; "2.logits" is in something nested
+    shape: str  # "[N, 16]", or what it is where it is no batch of numbers
+    could_be_scores: bool  # one number per class for each image, by its shape
+    clean_accuracy: float | None = None  # as scores; None where it cannot be, or the images carry no labels
+
+
 @dataclass(frozen=True)
 class Preparation:
     """What was learned about a suspect model and its clean images before any search."""
@@ -216,6 +237,9 @@ class Preparation:
     threads: int
     students_agreement: float | None = None  # of images kept from the students, those they answer as the suspect does
     fixed_batch: int | None = None  # the only batch size that a traced module takes
+    takes: Takes = Takes.BATCH
+    chosen_output: str | None = None  # the name of the output that is scanned; None where there is only one
+    other_outputs: tuple[OtherOutput, ...] = ()
     probes: tuple[ProbeFinding, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()

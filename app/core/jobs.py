@@ -26,12 +26,14 @@ from app.core.findings import (
     FamilyFinding,
     InputSpec,
     LabelFinding,
+    OtherOutput,
     Preparation,
     Probe,
     ProbeFinding,
     Reason,
     RepairReport,
     RepairStatus,
+    Takes,
     Verdict,
 )
 from app.core.intake.declaration import DeclaredInput
@@ -47,6 +49,7 @@ class ScanJob:
     input: DeclaredInput  # what the user said about the model's input
     repair: bool = False
     repair_label: int | None = None  # search and repair this label only, without a verdict
+    output: str | None = None  # the name of the output to scan, of a model that has several
     device: str = "auto"
     threads: int = 1
     perceptual: str | None = None  # a file of backbone weights; None for the usual order
@@ -110,6 +113,8 @@ class JobDirectory:
         document["input"] = document["input"] and InputSpec(**_tuples(document["input"]))
         document["reasons"] = tuple(map(Reason, document["reasons"]))
         document["caveats"] = tuple(map(Caveat, document["caveats"]))
+        document["takes"] = Takes(document["takes"])
+        document["other_outputs"] = tuple(OtherOutput(**other) for other in document["other_outputs"])
         document["probes"] = tuple(
             ProbeFinding(**{**probe, "probe": Probe(probe["probe"])}) for probe in document["probes"]
         )

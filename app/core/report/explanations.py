@@ -141,6 +141,15 @@ REASONS = {
         what_to_do="Sort the images into one folder per class or add `labels.csv`, or give the preprocessing with "
         "`--size`, `--mean`, `--std` and `--range`.",
     ),
+    Reason.AMBIGUOUS_OUTPUT: Explanation(
+        title="Several outputs that could be the scores",
+        raised_if="The model answers with several outputs that have one number per class for each image, none was "
+        "chosen by `--output`, and none agrees with the labels clearly better than the others, or there are no labels.",
+        means="A backdoor may be in one output and not in another, and nothing tells which of them is used. So nothing "
+        "was searched.",
+        what_to_do="Give the name of the output whose answers are used with `--output`; the report lists the names. "
+        "Where more than one is used, scan once for each.",
+    ),
 }
 
 CAVEATS = {
