@@ -37,7 +37,8 @@ class Output(StrEnum):
 class Classifier(nn.Module):
     """f: [0, 1] images NCHW to logits NK, differentiable in the images.
 
-    Grey images are repeated for a module of three channels; colour images become luminance for a module of one.
+    Grey images are repeated for a module of three channels; colour images become luminance for a module of one; a
+    module that takes blue first gets it first.
     """
 
     mean: Tensor
@@ -67,6 +68,8 @@ class Classifier(nn.Module):
 
     def normalised(self, images_NCHW: Tensor) -> Tensor:
         """The module's own input: (x * (high - low) + low - mean) / std."""
+        if self.spec.bgr:
+            images_NCHW = images_NCHW.flip(1)
         return (images_NCHW * self.scale + self.low - self.mean) / self.std
 
 

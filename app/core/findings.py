@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from app.core.intake.notes import Note
+
 
 class Verdict(StrEnum):
     NO_BACKDOOR_FOUND = "no_backdoor_found"  # never "clean": universal detection is impossible
@@ -53,6 +55,8 @@ class Caveat(StrEnum):
     UNLABELLED_IMAGES = "unlabelled_images"
     MISSING_CLASSES = "missing_classes"
     INFERRED_PREPROCESSING = "inferred_preprocessing"
+    ASSUMED_CLASS_ORDER = "assumed_class_order"
+    INFERRED_CLASS_ORDER = "inferred_class_order"
     PACKAGED_PERCEPTUAL_BACKBONE = "packaged_perceptual_backbone"
     UNSANDBOXED = "unsandboxed"
     UNCONFIRMED = "unconfirmed"
@@ -177,7 +181,10 @@ class RepairReport:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How a [0, 1] image becomes the classifier's input: (x * (high - low) + low - mean) / std, per channel."""
+    """How a [0, 1] image becomes the classifier's input: (x * (high - low) + low - mean) / std, per channel.
+
+    A `bgr` classifier takes blue first; mean and std are in the order of its own channels.
+    """
 
     height: int
     width: int
@@ -185,6 +192,17 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     range: tuple[float, float] = (0.0, 1.0)
+    bgr: bool = False
+
+
+@dataclass(frozen=True)
+class ConventionFit:
+    """How well the clean images come out under one convention of preprocessing."""
+
+    name: str
+    accuracy: float
+    cross_entropy: float  # per image, at the temperature at which it is lowest
+    agreement: float  # of the images, those that get the label which they get under the convention that was taken
 
 
 @dataclass(frozen=True)
@@ -240,6 +258,18 @@ class Preparation:
     takes: Takes = Takes.BATCH
     chosen_output: str | None = None  # the name of the output that is scanned; None where there is only one
     other_outputs: tuple[OtherOutput, ...] = ()
+    images_judged: int = 0  # those that the accuracy and what stands beside it are from
+    accuracy_interval: tuple[float, float] | None = None  # 95 %
+    confidence: float | None = None  # the mean probability of the model's own first choice
+    expected_accuracy: float | None = None  # what was declared
+    label_source: str = "none"  # "declared", "indices", "sorted", "inferred", or "none" for images without labels
+    class_order: tuple[int, ...] = ()  # by the bundle's index, the model's label; empty where they are the same
+    class_order_cause: str = ""  # what that order is, where it was read off the model's answers
+    suggested_classes: dict[str, int] = field(default_factory=dict)  # by name, where the answers contradict the labels
+    convention: str = ""  # of preprocessing, that was taken; empty where it was given
+    conventions: tuple[ConventionFit, ...] = ()  # all that were tried, those that fit best first
+    notes: tuple[Note, ...] = ()  # what was skipped or assumed while the bundle was read
+    doubts: tuple[str, ...] = ()  # sentences: what does not fit together, and the way out
     probes: tuple[ProbeFinding, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()

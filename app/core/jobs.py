@@ -22,6 +22,7 @@ from app.core.config import ScanConfig
 from app.core.findings import (
     Caveat,
     Confirmation,
+    ConventionFit,
     Decision,
     FamilyFinding,
     InputSpec,
@@ -37,6 +38,7 @@ from app.core.findings import (
     Verdict,
 )
 from app.core.intake.declaration import DeclaredInput
+from app.core.intake.notes import Note
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ScanJob:
     repair: bool = False
     repair_label: int | None = None  # search and repair this label only, without a verdict
     output: str | None = None  # the name of the output to scan, of a model that has several
+    check: bool = False  # learn how model and bundle fit together, and search nothing
     device: str = "auto"
     threads: int = 1
     perceptual: str | None = None  # a file of backbone weights; None for the usual order
@@ -118,6 +121,8 @@ class JobDirectory:
         document["probes"] = tuple(
             ProbeFinding(**{**probe, "probe": Probe(probe["probe"])}) for probe in document["probes"]
         )
+        document["conventions"] = tuple(ConventionFit(**fit) for fit in document["conventions"])
+        document["notes"] = tuple(map(Note.from_json, document["notes"]))
         return Preparation(**_tuples(document))
 
     def write_finding(self, finding: LabelFinding) -> None:

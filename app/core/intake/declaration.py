@@ -22,7 +22,10 @@ LARGEST_SIDE = 8192  # a classifier that looks at larger images is not what a bu
 
 @dataclass(frozen=True)
 class DeclaredInput:
-    """The `input` object: what is None was not declared. Mean and std are in units of `range`, one per channel."""
+    """The `input` object: what is None was not declared.
+
+    Mean and std are in units of `range`, one per channel in the order that the model takes them in.
+    """
 
     height: int | None = None
     width: int | None = None
@@ -30,6 +33,7 @@ class DeclaredInput:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     range: tuple[float, float] | None = None
+    channel_order: str | None = None  # "rgb" or "bgr"
     expected_accuracy: float | None = None
 
     def filled_from(self, other: "DeclaredInput | None") -> "DeclaredInput":
@@ -93,6 +97,8 @@ def declared_input(entry: Any) -> DeclaredInput:
         low, high = entry["range"] = _numbers(entry["range"], "range", (2,))
         if low >= high:
             _refuse("must give `range` as two numbers, the smaller first, such as [0, 1]")
+    if entry.get("channel_order", "rgb") not in ("rgb", "bgr"):
+        _refuse('must give `channel_order` as "rgb" or "bgr"')
     if "expected_accuracy" in entry:
         (accuracy,) = _numbers(entry["expected_accuracy"], "expected_accuracy", (1,))
         if not 0 < accuracy <= 1:
