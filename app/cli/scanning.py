@@ -11,12 +11,12 @@ from click.core import ParameterSource
 from app import terminal
 from app.cli.endings import ending_well, print_json
 from app.cli.following import scan_there, show_document
-from app.cli.options import declared_input, engine_options, key_option, said
+from app.cli.options import check_options, declared_input, engine_options, key_option, said
 from app.client import Client
-from app.core.config import preset_config
+from app.core.config import DEFAULT_PRESET, preset_config
 from app.core.jobs import ScanJob
 from app.installed import demand_engine
-from app.local_scan import OUT_OF_TIME, LocalResult, job_for, run_scan
+from app.local_scan import DOUBTFUL, OUT_OF_TIME, READY, LocalResult, job_for, run_check, run_scan
 from worker.launch import run_weights
 from worker.sandbox.fence import Sandbox, Wanted, choose
 
@@ -43,6 +43,38 @@ def scan(ctx: click.Context, /, server: str | None, key: str | None, as_json: bo
 
 
 @click.command()
+@check_options
+def check(
+    model: Path, bundle: Path, as_json: bool, output: str | None, device: str, threads: int, sandbox: Wanted,
+    **declared: Any,
+) -> None:  # fmt: skip
+    """Say what a scan would take for true, without a search.
+
+    Which output, which labels, which pixels, and how well they go together. Exit code 0: ready; 3: something is in
+    doubt; 4: refused.
+    """
+    with ending_well(as_json):
+        demand_engine()
+        job = job_for(
+            model,
+            bundle,
+            config=preset_config(DEFAULT_PRESET),
+            input=declared_input(**declared),
+            output=output,
+            device=device,
+            threads=threads,
+            check=True,
+        )
+        with terminal.busy(f"Looking at {model.name} and {bundle.name}"):
+            document = run_check(job, model, bundle, lambda event: None, choose(sandbox))
+        if as_json:
+            print_json(document)
+        else:
+            terminal.show_check(document)
+        sys.exit(READY if document["ready"] else DOUBTFUL)
+
+
+@click.command()
 @engine_options
 @click.option("--label", "repair_label", type=click.IntRange(0), required=True, help="Whose trigger is unlearned.")
 def repair(as_json: bool, **options: Any) -> None:
@@ -66,7 +98,7 @@ def weights(action: str | None) -> None:
         sys.exit(run_weights([action] if action else []))
 
 
-COMMANDS = (scan, repair, weights)
+COMMANDS = (scan, check, repair, weights)
 
 
 def _run_here(
