@@ -35,7 +35,7 @@ def check_torchscript_archive(path: Path, most_bytes: int = MODEL_BYTES) -> Arch
     """Facts about a TorchScript archive; raises Refusal for anything else."""
     size, sha256 = _check_file(path, most_bytes)
     with open_archive(path, "model", Allowance(most_bytes, _too_large(most_bytes)), _DIRECTORY_BYTES) as archive:
-        if sum(member.info.file_size for member in archive.members) > most_bytes:
+        if sum(member.size for member in archive.members) > most_bytes:
             raise _too_large(most_bytes)
         return ArchiveFacts(size, sha256, len(archive.members), _torchscript_root(archive))
 
