@@ -22,7 +22,7 @@ Answers = NDArray[np.int64]  # [F, K]: how many images of a class got each label
 
 TEXT, NATURAL, IGNORING_CASE = "text order", "natural order", "alphabetical order that ignores case"
 FROM_ONE, BACKGROUND_FIRST = "numbers that count from 1", "numbers that leave out the first output"
-READ_OFF = "an order of its own"
+READ_OFF = "an order of the model's own"
 FEWEST = 3  # images of a class by whose answers it is known
 CLEAR = 0.8  # the share of a class by which one row alone contradicts its number
 

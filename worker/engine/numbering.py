@@ -9,6 +9,7 @@ names says anything, so the answers have to. Raises Refusal where nothing is lef
 
 import json
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -80,9 +81,8 @@ class Classes:
         return {printable(name): label for name, label in zip(self.names, reading.order, strict=True)}
 
 
-def refuse_unknown(classes: Classes, reading: Reading | None) -> None:
+def refuse_unknown(classes: Classes, reading: Reading | None) -> NoReturn:
     """Nothing says which label each class is, or what was said cannot be: raises Refusal."""
-    bundle, count = classes.bundle, len(classes.bundle.class_indices)
     if reading is not None:
         raise Refusal(
             "label_out_of_range",
@@ -91,16 +91,8 @@ def refuse_unknown(classes: Classes, reading: Reading | None) -> None:
             f"{shown(classes, reading)}.",
             remedy(classes, reading),
         )
-    if not classes.is_assumed:
-        check_labels(bundle, classes.num_labels)
-    raise Refusal(
-        "class_order_unknown",
-        f"The bundle has {count} classes and the model {classes.num_labels} outputs, so the order of the names does "
-        "not say which class is which output, and the model's own answers do not settle it.",
-        "Give the output of each class in bundle.json, or with `--classes FILE`: "
-        f"{_json(dict.fromkeys(classes.names[:2], 0) | dict(zip(classes.names[:2], (3, 5), strict=False)))}. "
-        "Leave out folders that are no class of this model.",
-    )
+    check_labels(classes.bundle, classes.num_labels)
+    raise AssertionError("labels that say nothing are refused")
 
 
 def shown(classes: Classes, reading: Reading) -> str:

@@ -100,7 +100,7 @@ def understand(bench: Workbench) -> Preparation:
         suggested_classes=meeting.classes.read(found.reading) if found.reading else {},
         convention="" if said or first_labels is None else judged.name,
         conventions=() if first_labels is None else shown_fits(found.fits, judged.name, first_labels),
-        notes=bench.bundle.notes,
+        notes=tuple(n for n in bench.bundle.notes if not (found.class_order and n.kind is NoteKind.ASSUMED_ORDER)),
         doubts=(*meeting.doubts(found, accuracy, is_implausible),),
         images=len(bench.bundle),
         images_per_label=tuple(per_label),
@@ -216,7 +216,8 @@ class _Meeting:
         return said
 
     def _doubts_about_pixels(self, found: Fitted) -> list[str]:
-        said = [note.sentence for note in self.bench.bundle.notes if note.kind is NoteKind.DARK_PIXELS]
+        dark = [note for note in self.bench.bundle.notes if note.kind is NoteKind.DARK_PIXELS]
+        said = [f"{note.sentence} Stretch them so that white is 255." for note in dark]
         if self.bench.bundle.labels is None:
             return said
         taken, *others = shown_fits(found.fits, found.judged.name, self.shown_labels(found)[: len(found.fits[0])])

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.core.intake.notes import NoteKind
+
 DASH = "\N{EN DASH}"  # a number that does not exist
 MOST_NAMES = 8  # of missing classes, outputs or conventions
 
 LABEL_SOURCES = {
     "declared": "declared with the bundle",
     "indices": "the bundle gives indices",
-    "sorted": "assumed: numbered as the names sort, which the model's answers fit",
+    "sorted": "assumed: numbered as the names sort",
     "inferred": "read off the model's own answers",
     "none": "there are none; the model's own answers stand in",
 }
@@ -54,8 +56,8 @@ def _facts(inputs: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[st
     if inputs["conventions"]:
         yield "Runners-up", _runners_up(inputs)
     yield "Size", _size(inputs)
-    if inputs["notes"]:
-        yield "Bundle", " ".join(note["sentence"] for note in inputs["notes"])
+    if told := [note["sentence"] for note in inputs["notes"] if note["kind"] != NoteKind.ASSUMED_ORDER]:
+        yield "Bundle", " ".join(told)
 
 
 def _other_outputs(inputs: Mapping[str, Any]) -> str:
@@ -84,7 +86,10 @@ def _accuracy(inputs: Mapping[str, Any]) -> str:
 def _labels(inputs: Mapping[str, Any]) -> str:
     source = LABEL_SOURCES.get(inputs["label_source"], inputs["label_source"])
     cause = inputs["class_order_cause"]
-    return f"{source}: {cause}" if cause and inputs["label_source"] == "inferred" else source
+    if cause and inputs["label_source"] == "inferred":
+        return f"{source}: {cause}"
+    assumed = [note["sentence"] for note in inputs["notes"] if note["kind"] == NoteKind.ASSUMED_ORDER]
+    return ". ".join([source, *assumed])
 
 
 def _images(inputs: Mapping[str, Any], names: Sequence[str]) -> str:
