@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from app.core.errors import Refusal
 from app.core.findings import InputSpec
-from models.classifier import Classifier, Output, as_logits, match_channels, probe_scores, recognise_output
+from models.classifier import Classifier, match_channels, probe_scores
+from models.scores import Output, as_logits, recognise_output
 
 # Mean, deviation and range of what people train with; grey models use the mean over the channels.
 CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]] = {
@@ -52,23 +53,6 @@ def given_spec(
         )
     height, width = images_NCHW.shape[-2:]
     return InputSpec(height, width, channels, _per_channel(mean, channels), _per_channel(std, channels), low_high)
-
-
-def accepted_channels(module: nn.Module, images_NCHW: Tensor) -> int:
-    """How many channels the module takes: those of the images, or else the other of 1 and 3. Raises Refusal."""
-    given = images_NCHW.shape[1]
-    try:
-        probe_scores(module, images_NCHW[:2])
-        return given
-    except Refusal as refusal:
-        if refusal.problem.code != "input_not_accepted":
-            raise
-        other = 1 if given == 3 else 3
-        try:
-            probe_scores(module, match_channels(images_NCHW[:2], other))
-        except Refusal as second:
-            raise (refusal if second.problem.code == "input_not_accepted" else second) from None
-        return other
 
 
 def fit(module: nn.Module, images_NCHW: Tensor, labels_N: Tensor | None, spec: InputSpec, name: str) -> Fit:

@@ -18,12 +18,15 @@ from app.core.intake.bundle import check_labels
 from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import write_whole
 from app.core.plan import blocks
-from models.classifier import Classifier, FixedBatch, baked_batch, has_input_gradient, match_channels, probe_scores
+from models.classifier import Classifier, has_input_gradient, match_channels, probe_scores
+from models.inputs import manner_of
+from models.scorer import Scorer
 from worker.detection.behaviour import probe_behaviour
+from worker.detection.choosing import choose_output
 from worker.detection.families.dynamic import pretrain_generator
 from worker.detection.inversion import READ_AT_ONCE
 from worker.detection.metrics import BATCH, predictions
-from worker.detection.preprocessing import Fit, accepted_channels, fit, given_spec, infer_spec
+from worker.detection.preprocessing import Fit, fit, given_spec, infer_spec
 from worker.detection.students import train_students
 from worker.engine.workbench import Workbench
 
@@ -72,23 +75,36 @@ def _understand(bench: Workbench) -> Preparation:
     declared = bench.job.input.filled_from(bench.bundle.declared)
     images = bench.images_NCHW
     never_called = deepcopy(bench.suspect.module)
-    batch = _only_batch(bench.suspect.module, images, declared)
-    module = bench.suspect.module if batch is None else FixedBatch(bench.suspect.module, batch)
-    channels = declared.channels or accepted_channels(module, images)
-    num_labels = probe_scores(module, match_channels(images[:PROBED_IMAGES], channels)).shape[1]
-    check_labels(bench.bundle, num_labels)
+    usual = images.shape[1]
+    manner, channels = manner_of(
+        bench.suspect.module, images, [declared.channels] if declared.channels else [usual, 1 if usual == 3 else 3]
+    )
     labels = None if bench.bundle.labels is None else torch.as_tensor(bench.bundle.labels).to(bench.device)
+    shown = match_channels(images[:PROBED_IMAGES], channels)
+    choice = choose_output(
+        Scorer(bench.suspect.module, manner),
+        shown,
+        labels,
+        bench.job.output,
+        accuracy=lambda scorer: _fit(scorer, bench, declared, channels, labels)[0].accuracy,
+    )
+    module, manner = choice.scorer, choice.scorer.manner
+    num_labels = probe_scores(module, shown).shape[1]
+    check_labels(bench.bundle, num_labels)
     found, close = _fit(module, bench, declared, channels, labels)
     classifier = Classifier(module, found.spec, found.output).to(bench.device)
     stand_ins = predictions(classifier, images) if labels is None else labels
     per_label = torch.bincount(stand_ins, minlength=num_labels).tolist()
     names = dict(enumerate(bench.bundle.class_names))
-    probes = probe_behaviour(never_called, found.spec, found.output, batch, images, _most_at_once(bench, num_labels))
+    probes = probe_behaviour(never_called, found.spec, found.output, manner, images, _most_at_once(bench, num_labels))
     return Preparation(
         num_labels=num_labels,
         label_names=tuple(names.get(label) or str(label) for label in range(num_labels)),
         form=bench.suspect.form,
-        fixed_batch=batch,
+        fixed_batch=manner.batch,
+        takes=manner.takes,
+        chosen_output=manner.output,
+        other_outputs=choice.others,
         probes=probes,
         output=found.output.value,
         input=found.spec,
@@ -102,7 +118,7 @@ def _understand(bench: Workbench) -> Preparation:
         device=str(bench.device),
         threads=torch.get_num_threads(),
         versions=_versions(),
-        reasons=_reasons(bench, classifier, found, per_label, declared, probes),
+        reasons=_reasons(bench, classifier, found, per_label, declared, probes, choice.is_ambiguous),
         caveats=_caveats(bench, per_label, declared),
     )
 
@@ -113,13 +129,6 @@ def _most_at_once(bench: Workbench, num_labels: int) -> int:
     labels = len(blocks(range(num_labels), config, str(bench.device))[0])
     of_each = max(READ_AT_ONCE, *(search.batch_size for search in config.searches.values()))
     return max(BATCH, labels * of_each, 2 * config.repair.batch_size)
-
-
-def _only_batch(module: nn.Module, images_NCHW: Tensor, declared: DeclaredInput) -> int | None:
-    """The batch size that tracing has baked in, whichever channels the model takes; None where any size will do."""
-    channels = [declared.channels] if declared.channels else [1, 3]
-    batches = (baked_batch(module, match_channels(images_NCHW[:1], count)) for count in channels)
-    return next((batch for batch in batches if batch is not None), None)
 
 
 def _fit(
@@ -140,6 +149,7 @@ def _reasons(
     per_label: list[int],
     declared: DeclaredInput,
     probes: tuple[ProbeFinding, ...],
+    is_ambiguous: bool,
 ) -> tuple[Reason, ...]:
     """What already blocks a verdict, so that searching would be in vain."""
     images = bench.images_NCHW
@@ -150,6 +160,7 @@ def _reasons(
         or _implausible(found, len(per_label), declared.expected_accuracy, len(images)),
         Reason.NO_INPUT_GRADIENT: not has_input_gradient(classifier, images[:PROBED_IMAGES]),
         Reason.ENVIRONMENT_SENSITIVE_MODEL: any(probe.disagrees for probe in probes),
+        Reason.AMBIGUOUS_OUTPUT: is_ambiguous,
     }
     return tuple(reason for reason, holds in raised.items() if holds)
 
