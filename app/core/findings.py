@@ -233,6 +233,7 @@ class OtherOutput:
     shape: str  # "[N, 16]", or what it is where it is no batch of numbers
     could_be_scores: bool  # one number per class for each image, by its shape
     clean_accuracy: float | None = None  # as scores; None where it cannot be, or the images carry no labels
+    same_as_chosen: bool = False  # the softmax of the one that is scanned, or its logarithm, or what that is taken of
 
 
 @dataclass(frozen=True)

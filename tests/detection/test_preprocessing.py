@@ -5,11 +5,10 @@ import math
 import pytest
 
 from app.core.errors import Refusal
-from models.classifier import Output
+from models.scores import Output
 from tests.toys import (
     AsProbabilities,
     NotANumber,
-    OneScore,
     Overflowing,
     Particular,
     ToyNet,
@@ -17,7 +16,7 @@ from tests.toys import (
     toy_images,
     toy_labels,
 )
-from worker.detection.preprocessing import CONVENTIONS, accepted_channels, fit, given_spec, infer_spec
+from worker.detection.preprocessing import CONVENTIONS, fit, given_spec, infer_spec
 
 LOOKALIKES = {"ImageNet mean and std", "CIFAR-10 mean and std", "CIFAR-100 mean and std"}
 LABELS = toy_labels(10)
@@ -70,21 +69,3 @@ def test_one_number_serves_all_channels_and_any_other_count_is_refused() -> None
     assert (spec.mean, spec.std, spec.height, spec.width) == ((0.5,) * 3, (0.1, 0.2, 0.3), 16, 16)
     with pytest.raises(Refusal, match=r"--mean has 2 .* the model takes 3 channel"):
         given_spec(images, 3, (0.5, 0.5), (0.1,), (0.0, 1.0))
-
-
-@pytest.mark.parametrize("takes", [1, 3])
-@pytest.mark.parametrize("given", [1, 3])
-def test_the_number_of_channels_is_the_images_or_else_the_one_the_model_takes(takes: int, given: int) -> None:
-    assert accepted_channels(ToyNet(channels=takes), toy_images(1, channels=given)) == takes
-
-
-def test_a_size_that_the_model_cannot_take_is_refused_with_the_option_that_helps() -> None:
-    with pytest.raises(Refusal, match=r"\[2, 1, 17, 23\].*--size H,W") as caught:
-        accepted_channels(ToyNet(), toy_images(1)[:, :, :1, :1].expand(-1, -1, 17, 23))
-    assert caught.value.problem.code == "input_not_accepted"
-
-
-def test_what_is_wrong_with_the_model_is_said_whichever_channels_were_tried() -> None:
-    with pytest.raises(Refusal) as caught:
-        accepted_channels(OneScore(ToyNet(channels=3)), toy_images(1))
-    assert caught.value.problem.code == "single_output"

@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from app.core.errors import Refusal
 from app.core.findings import ConventionFit, InputSpec
-from models.classifier import Classifier, Output, as_logits, match_channels, probe_scores, recognise_output
+from models.classifier import Classifier, match_channels, probe_scores
+from models.scores import Output, as_logits, recognise_output
 
 # Mean, deviation and range of what people train with, the most ordinary first; grey models use the mean over channels.
 CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]] = {
@@ -123,23 +124,6 @@ def _check_units(mean: tuple[float, ...], std: tuple[float, ...], low_high: tupl
             f"{low:g} to {high:g} (`--range {span}`).",
             "Mean and std are in the unit of the range: leave `--range` out, or multiply both by 255.",
         )
-
-
-def accepted_channels(module: nn.Module, images_NCHW: Tensor) -> int:
-    """How many channels the module takes: those of the images, or else the other of 1 and 3. Raises Refusal."""
-    given = images_NCHW.shape[1]
-    try:
-        probe_scores(module, images_NCHW[:2])
-        return given
-    except Refusal as refusal:
-        if refusal.problem.code != "input_not_accepted":
-            raise
-        other = 1 if given == 3 else 3
-        try:
-            probe_scores(module, match_channels(images_NCHW[:2], other))
-        except Refusal as second:
-            raise (refusal if second.problem.code == "input_not_accepted" else second) from None
-        return other
 
 
 def fit(module: nn.Module, images_NCHW: Tensor, spec: InputSpec, name: str) -> Fit:

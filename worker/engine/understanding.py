@@ -18,19 +18,22 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor, nn
 
+from app.core.errors import Refusal
 from app.core.findings import Caveat, InputSpec, Preparation, ProbeFinding, Reason
 from app.core.intake.declaration import DeclaredInput
 from app.core.intake.notes import NoteKind
 from app.core.plan import blocks
-from models.classifier import Classifier, FixedBatch, baked_batch, has_input_gradient, match_channels, probe_scores
+from models.classifier import Classifier, has_input_gradient, match_channels, probe_scores
+from models.inputs import manner_of
+from models.scorer import Scorer
 from worker.detection.behaviour import probe_behaviour
+from worker.detection.choosing import Choice, choose_output
 from worker.detection.class_order import Answers, Reading
 from worker.detection.clean import round_robin
 from worker.detection.inversion import READ_AT_ONCE
 from worker.detection.metrics import BATCH, predictions, wilson_interval
 from worker.detection.preprocessing import (
     Fit,
-    accepted_channels,
     blue_first,
     choose,
     fit,
@@ -66,11 +69,12 @@ class Fitted:
 
 def understand(bench: Workbench) -> Preparation:
     """Raises Refusal."""
-    meeting = _Meeting(bench)
     never_called = deepcopy(bench.suspect.module)
+    meeting, choice = _introduced(bench)
+    manner = meeting.scorer.manner
     found = meeting.fitted() if bench.bundle.labels is None else meeting.fitted_to_labels()
     judged, labels = found.judged, meeting.labels_N(found.class_order)
-    classifier = Classifier(meeting.module, judged.spec, judged.output).to(bench.device)
+    classifier = Classifier(meeting.scorer, judged.spec, judged.output).to(bench.device)
     if labels is None:
         labels = judged.predictions_N if bench.job.check else predictions(classifier, bench.images_NCHW)
     per_label = torch.bincount(labels.cpu(), minlength=meeting.num_labels).tolist()
@@ -83,7 +87,10 @@ def understand(bench: Workbench) -> Preparation:
         num_labels=meeting.num_labels,
         label_names=_label_names(bench, meeting.num_labels, found.class_order),
         form=bench.suspect.form,
-        fixed_batch=meeting.batch,
+        fixed_batch=manner.batch,
+        takes=manner.takes,
+        chosen_output=manner.output,
+        other_outputs=choice.others,
         probes=probes,
         output=judged.output.value,
         input=judged.spec,
@@ -109,26 +116,60 @@ def understand(bench: Workbench) -> Preparation:
         device=str(bench.device),
         threads=torch.get_num_threads(),
         versions=_versions(),
-        reasons=_reasons(meeting, classifier, per_label, is_implausible, probes),
+        reasons=_reasons(meeting, classifier, per_label, is_implausible, probes, choice),
         caveats=_caveats(meeting, per_label, found),
     )
 
 
-class _Meeting:
-    """A suspect and the images that it is shown, as far as they are known to each other."""
+def _introduced(bench: Workbench) -> tuple["_Meeting", Choice]:
+    """The suspect in its own manner, asked for the output that is scanned."""
+    order_N, declared = _order_of_showing(bench), bench.job.input.filled_from(bench.bundle.declared)
+    images = bench.shown(order_N[:PROBED_IMAGES])
+    usual = images.shape[1]
+    counts = [declared.channels] if declared.channels else [usual, 1 if usual == 3 else 3]
+    manner, channels = manner_of(bench.suspect.module, images, counts)
+    shown = match_channels(images, channels)
 
-    def __init__(self, bench: Workbench) -> None:
+    def meeting_of(scorer: Scorer) -> _Meeting:
+        return _Meeting(bench, scorer, channels, probe_scores(scorer, shown).shape[1], order_N)
+
+    labels = bench.bundle.labels
+    choice = choose_output(
+        Scorer(bench.suspect.module, manner),
+        shown,
+        None if labels is None else torch.as_tensor(labels),
+        bench.job.output,
+        accuracy=lambda scorer: meeting_of(scorer).share_right(),
+    )
+    return meeting_of(choice.scorer), choice
+
+
+def _order_of_showing(bench: Workbench) -> Tensor:
+    """Indices of images, such that the first few are of every class, or from everywhere in the bundle."""
+    labels = bench.bundle.labels
+    if labels is not None:
+        return round_robin(torch.as_tensor(labels))
+    return torch.linspace(0, len(bench.bundle) - 1, min(JUDGED_ON, len(bench.bundle))).round().long()
+
+
+class _Meeting:
+    """One output of a suspect and the images that it is shown, as far as they are known to each other."""
+
+    def __init__(self, bench: Workbench, scorer: Scorer, channels: int, num_labels: int, order_N: Tensor) -> None:
         self.bench = bench
+        self.scorer = scorer
+        self.channels = channels
+        self.num_labels = num_labels
+        self.order_N = order_N
         self.declared = bench.job.input.filled_from(bench.bundle.declared)
-        labels = bench.bundle.labels
-        evenly = torch.linspace(0, len(bench.bundle) - 1, min(JUDGED_ON, len(bench.bundle))).round().long()
-        self.order_N = evenly if labels is None else round_robin(torch.as_tensor(labels))
-        images = self.images(JUDGED_ON)
-        self.batch = _only_batch(bench.suspect.module, images, self.declared)
-        self.module = bench.suspect.module if self.batch is None else FixedBatch(bench.suspect.module, self.batch)
-        self.channels = self.declared.channels or accepted_channels(self.module, images)
-        probed = match_channels(images[:PROBED_IMAGES], self.channels)
-        self.num_labels = probe_scores(self.module, probed).shape[1]
+
+    def share_right(self) -> float:
+        """Of the images, however classes have to be numbered; 0 where that cannot be."""
+        try:
+            accuracy, _ = self.accuracy(self.fitted_to_labels())
+        except Refusal:
+            return 0.0
+        return accuracy or 0.0
 
     @cached_property
     def classes(self) -> Classes:
@@ -155,7 +196,7 @@ class _Meeting:
 
     def fitted(self) -> Fitted:
         """Without labels there is nothing to infer from: pixels are taken as given, or in [0, 1]."""
-        judged = fit(self.module, self.images(JUDGED_ON), self._given_spec(), GIVEN)
+        judged = fit(self.scorer, self.images(JUDGED_ON), self._given_spec(), GIVEN)
         return Fitted([judged], [], judged)
 
     def fitted_to_labels(self) -> Fitted:
@@ -185,7 +226,8 @@ class _Meeting:
 
     def probes(self, never_called: nn.Module, judged: Fit) -> tuple[ProbeFinding, ...]:
         most = _most_at_once(self.bench, self.num_labels)
-        return probe_behaviour(never_called, judged.spec, judged.output, self.batch, self.bench.images_NCHW, most)
+        images, manner = self.bench.images_NCHW, self.scorer.manner
+        return probe_behaviour(never_called, judged.spec, judged.output, manner, images, most)
 
     def doubts(self, found: Fitted, accuracy: float | None, is_implausible: bool) -> list[str]:
         """What does not fit together, in sentences."""
@@ -269,10 +311,10 @@ class _Meeting:
             return [given, *(self._fit(most, spec, name) for name, spec in mirrored.items())]
         order = self.declared.channel_order
         bgr = None if order is None else order == "bgr"
-        return try_conventions(self.module, self.images(most), self.channels, bgr, labels)
+        return try_conventions(self.scorer, self.images(most), self.channels, bgr, labels)
 
     def _fit(self, most: int, spec: InputSpec, name: str) -> Fit:
-        return fit(self.module, self.images(most), spec, name)
+        return fit(self.scorer, self.images(most), spec, name)
 
     def _answers(self, fit: Fit) -> Answers:
         return self.classes.answers(self.order_N[: len(fit)].numpy(), fit.predictions_N)
@@ -299,19 +341,13 @@ def _most_at_once(bench: Workbench, num_labels: int) -> int:
     return max(BATCH, labels * of_each, 2 * config.repair.batch_size)
 
 
-def _only_batch(module: nn.Module, images_NCHW: Tensor, declared: DeclaredInput) -> int | None:
-    """The batch size that tracing has baked in, whichever channels the model takes; None where any size will do."""
-    channels = [declared.channels] if declared.channels else [1, 3]
-    batches = (baked_batch(module, match_channels(images_NCHW[:1], count)) for count in channels)
-    return next((batch for batch in batches if batch is not None), None)
-
-
 def _reasons(
     meeting: _Meeting,
     classifier: Classifier,
     per_label: list[int],
     is_implausible: bool,
     probes: tuple[ProbeFinding, ...],
+    choice: Choice,
 ) -> tuple[Reason, ...]:
     """What already blocks a verdict, so that searching would be in vain."""
     unlabelled = meeting.bench.bundle.labels is None
@@ -320,6 +356,7 @@ def _reasons(
         Reason.IMPLAUSIBLE_ACCURACY: is_implausible or max(per_label) == sum(per_label),
         Reason.NO_INPUT_GRADIENT: not has_input_gradient(classifier, meeting.images(PROBED_IMAGES)),
         Reason.ENVIRONMENT_SENSITIVE_MODEL: any(probe.disagrees for probe in probes),
+        Reason.AMBIGUOUS_OUTPUT: choice.is_ambiguous,
     }
     return tuple(reason for reason, holds in raised.items() if holds)
 

@@ -20,9 +20,11 @@ from app.core.findings import Preparation
 from app.core.intake.bundle import Bundle, read_bundle, stack_images
 from app.core.intake.pictures import Picture
 from app.core.jobs import JobDirectory, ScanJob
-from models.classifier import Classifier, FixedBatch, Output
+from models.classifier import Classifier, in_rows
 from models.generator import TriggerGenerator
 from models.perceptual import PerceptualDistance, load_perceptual
+from models.scorer import Manner, Scorer
+from models.scores import Output
 from models.student import Student
 from models.suspect import Suspect, load_suspect
 from worker.detection.clean import CleanImages, Roles, random_numbers, roles_of
@@ -94,7 +96,7 @@ class Workbench:
     def shown(self, picked: Tensor) -> Tensor:
         """Some of the clean images, by their indices, in [0, 1]."""
         pictures = torch.as_tensor(self.pictures_NHWC[picked.numpy()])
-        return pictures.permute(0, 3, 1, 2).contiguous().to(self.device).float() / 255
+        return in_rows(pictures.permute(0, 3, 1, 2).contiguous().to(self.device).float() / 255)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -144,8 +146,8 @@ class Workbench:
         """A module with what prepare has learned of the one in this job."""
         known = self.preparation
         assert known.input is not None, "a model that cannot be searched has no other tasks"
-        fed = module if known.fixed_batch is None else FixedBatch(module, known.fixed_batch)
-        return Classifier(fed, known.input, Output(known.output)).to(self.device)
+        manner = Manner(known.takes, known.fixed_batch, known.chosen_output)
+        return Classifier(Scorer(module, manner), known.input, Output(known.output)).to(self.device)
 
     @cached_property
     def start(self) -> TriggerGenerator:

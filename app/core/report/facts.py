@@ -66,6 +66,7 @@ def _other_outputs(inputs: Mapping[str, Any]) -> str:
     if others:
         shown = [
             f"`{other['name']}` {other['shape']}"
+            + (" (says the same)" if other["same_as_chosen"] else "")
             + (f" ({percent(other['clean_accuracy'])} right)" if other["clean_accuracy"] is not None else "")
             for other in others[:MOST_NAMES]
         ]
