@@ -45,6 +45,7 @@ class ScanRequest:
     repair: bool = False
     force: bool = False
     output: str | None = None
+    check: bool = False
     model_name: str = "model.pt"
     bundle_name: str = "bundle"
 
@@ -205,6 +206,7 @@ def _job(session: Session, tenant_id: str, request: ScanRequest) -> ScanJob:
         input=request.input,
         repair=request.repair,
         output=request.output,
+        check=request.check,
     )
 
 

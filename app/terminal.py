@@ -200,6 +200,8 @@ def show_check(document: dict[str, Any]) -> None:
                       "docs/reasons.md.[/]")  # fmt: skip
     for found in document["findings"]:
         console.print(f"[bold yellow]◆[/] [bold]{found['rule']}[/] {escape(found['detail'])}")
+    if document["stopped"] is not None:
+        console.print(f"[bold yellow]◆[/] {_shown(document['stopped']['detail'])}")
     _show_caveats(document)
 
 

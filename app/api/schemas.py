@@ -47,6 +47,7 @@ SCAN = {
     "labels_total": 10,
     "verdict": "backdoored",
     "summary": SUMMARY,
+    "check": False,
     "problem": None,
     "cancel_requested": False,
     "model": MODEL_SHA256,
@@ -64,6 +65,7 @@ SCAN = {
 }
 SCAN_STATE = SCAN | {
     "progress": 1.0,
+    "understood": None,
     "labels_done": 10,
     "labels": [LABEL],
     "queue_position": None,
@@ -187,6 +189,7 @@ class NewScan(_Strict):
     repair: bool = Field(False, description="Whether to unlearn the triggers of flagged labels")
     max_accuracy_drop: Fraction | None = Field(None, description="A repair that costs more is refused")
     force: bool = Field(False, description="Scan again even if an equal scan has finished")
+    check: bool = Field(False, description="Only say what a scan would take for true: ends in seconds, with no verdict")
 
     @model_validator(mode="after")
     def _preset_exists(self) -> Self:
@@ -225,6 +228,7 @@ class NewScan(_Strict):
             repair=self.repair,
             force=self.force,
             output=self.output,
+            check=self.check,
             model_name=self.model_name,
             bundle_name=self.bundle_name,
         )
@@ -253,6 +257,22 @@ class ScanSummary(BaseModel):
     repair_status: Literal["repaired", "refused", "not_needed"] | None
 
 
+class FactRow(BaseModel):
+    """Something that a scan takes for true about its inputs, in words."""
+
+    name: str
+    words: str
+
+
+class Understood(BaseModel):
+    """What a scan took for true about its inputs."""
+
+    ready: bool = Field(description="Whether nothing is in doubt")
+    facts: list[FactRow]
+    doubts: list[str] = Field(description="What does not fit together, as sentences, each with a way out")
+    inputs: dict[str, Any] = Field(description="The same as values: `inputs` of a report")
+
+
 class ScanItem(BaseModel):
     """A scan as a list shows it."""
 
@@ -264,6 +284,7 @@ class ScanItem(BaseModel):
     labels_total: int | None
     verdict: Verdict | None
     summary: ScanSummary | None
+    check: bool = Field(description="Whether it was to say what a scan would take for true, and no more")
     problem: dict[str, Any] | None = Field(
         description="Why a failed scan failed: code, detail, advice; by the gate: rule, member, line"
     )
@@ -288,6 +309,7 @@ class ScanState(ScanItem):
     model_config = _example(SCAN_STATE)
 
     progress: float = Field(ge=0, le=1)
+    understood: Understood | None = Field(description="Of a check or a scan that has finished")
     labels_done: int
     labels: list[LabelResult]
     queue_position: int | None = Field(description="How many scans are served before a queued one")

@@ -207,6 +207,7 @@ def check_document(
         "labels": [{"label": label, "name": name} for label, name in enumerate(preparation.label_names)],
         "inputs": _inputs(preparation, inputs),
         "findings": blocking,
+        "stopped": (structure or {}).get("problem"),
         "versions": preparation.versions,
         "timings": dict(timings),
     }

@@ -5,7 +5,7 @@ well they go together. Made from a report's or a check's document alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.core.intake.notes import NoteKind
@@ -44,6 +44,17 @@ def facts(document: Mapping[str, Any]) -> list[Fact]:
         return []
     names = [row["name"] for row in document["labels"]]
     return [Fact(name, words) for name, words in _facts(document["inputs"], names)]
+
+
+def understood(document: Mapping[str, Any]) -> dict[str, Any]:
+    """All of it for programs that show it: the rows, the doubts, and the values behind them."""
+    doubts = document["inputs"]["doubts"]
+    return {
+        "ready": not (document["reasons"] or doubts),
+        "facts": [asdict(fact) for fact in facts(document)],
+        "doubts": doubts,
+        "inputs": document["inputs"],
+    }
 
 
 def _facts(inputs: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, str]]:
