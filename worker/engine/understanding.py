@@ -108,7 +108,7 @@ def understand(bench: Workbench) -> Preparation:
         convention="" if said or first_labels is None else judged.name,
         conventions=() if first_labels is None else shown_fits(found.fits, judged.name, first_labels),
         notes=tuple(n for n in bench.bundle.notes if not (found.class_order and n.kind is NoteKind.ASSUMED_ORDER)),
-        doubts=(*meeting.doubts(found, accuracy, is_implausible),),
+        doubts=tuple(meeting.doubts(found, accuracy, is_implausible, choice)),
         images=len(bench.bundle),
         images_per_label=tuple(per_label),
         perceptual="none" if bench.job.check else bench.perceptual.name,
@@ -229,7 +229,7 @@ class _Meeting:
         images, manner = self.bench.images_NCHW, self.scorer.manner
         return probe_behaviour(never_called, judged.spec, judged.output, manner, images, most)
 
-    def doubts(self, found: Fitted, accuracy: float | None, is_implausible: bool) -> list[str]:
+    def doubts(self, found: Fitted, accuracy: float | None, is_implausible: bool, choice: Choice) -> list[str]:
         """What does not fit together, in sentences."""
         said = []
         reading, judged = found.reading, found.judged
@@ -253,6 +253,9 @@ class _Meeting:
             beside = f"is {judged.confidence:.0%} sure of its answers on average"
             said.append(f"The model is right on {accuracy:.0%} of the images and {beside}.")
         said += self._doubts_about_pixels(found)
+        if rivals := [other.name for other in choice.others if choice.is_ambiguous and other.could_be_scores]:
+            names = ", ".join(f"`{name}`" for name in (self.scorer.manner.output, *rivals))
+            said.append(f"Several outputs could be the scores: {names}. Give the one that is used by `--output`.")
         if self.num_labels < FEWEST_LABELS:
             said.append(f"With {self.num_labels} labels no scan can tell an outlier: it will end `inconclusive`.")
         return said
