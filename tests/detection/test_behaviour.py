@@ -90,16 +90,6 @@ class AsksForTwoFlags(Watching):
         return self.answer(images, bool(self.first(torch.ones(1)) > 1) and bool(self.second(torch.ones(1)) == 1))
 
 
-class AsksForGradientsOfTheImage(Watching):
-    def forward(self, images: Tensor) -> Tensor:
-        return self.answer(images, images.requires_grad)
-
-
-class AsksForGradientsOfTheWeights(Watching):
-    def forward(self, images: Tensor) -> Tensor:
-        return self.answer(images, self.net.match.weight.requires_grad)
-
-
 class AsksForAutocast(Watching):
     def forward(self, images: Tensor) -> Tensor:
         return self.answer(images, torch.is_autocast_enabled())
@@ -185,8 +175,6 @@ class HidesBehindALargeScore(Watching):
         (AsksForTraining(), {"training_flag"}),
         (CallsItselfDropout(), {"training_flag"}),
         (AsksForGradients(), {"gradient_mode"}),
-        (AsksForGradientsOfTheImage(), {"gradient_mode"}),
-        (AsksForGradientsOfTheWeights(), {"gradient_mode"}),
         (AsksForAutocast(), {"autocast"}),
         (Counts(20), {"repeated_calls"}),
         (Counts(5000), {"repeated_calls"}),

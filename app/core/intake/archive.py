@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.errors import Refusal
-from app.core.intake.formats import explain_head, explain_members
+from app.core.intake.formats import explain_head, explain_kind, explain_members
 from app.core.intake.guards import GIGABYTE, MEGABYTE, Allowance, readable_size
 from app.core.intake.members import Archive, open_archive, unreadable
 from app.core.text import printable
@@ -72,6 +72,8 @@ def _torchscript_root(archive: Archive) -> str:
     below = {member.path.removeprefix(f"{root}/"): member for member in archive.members}
     has_code = any(path.startswith("code/") for path in below)
     if root and has_code and {"data.pkl", "constants.pkl"} <= set(below):
+        if refusal := explain_kind(below.keys()):
+            raise refusal
         return printable(root)
     data_pickle = b""
     if "data.pkl" in below:
