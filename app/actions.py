@@ -46,6 +46,7 @@ class ScanRequest:
     force: bool = False
     model_name: str = "model.pt"
     bundle_name: str = "bundle"
+    classes: dict[str, int] | None = None
 
 
 async def register_artifact(
@@ -203,6 +204,7 @@ def _job(session: Session, tenant_id: str, request: ScanRequest) -> ScanJob:
         config=request.config,
         input=request.input,
         repair=request.repair,
+        classes=request.classes,
     )
 
 

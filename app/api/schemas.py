@@ -17,7 +17,7 @@ from pydantic import (
 from app.actions import ScanRequest
 from app.core.config import DEFAULT_PRESET, PRESETS, ScanConfig, preset_config
 from app.core.findings import Verdict
-from app.core.intake.declaration import DeclaredInput, declared_input
+from app.core.intake.declaration import DeclaredInput, declared_classes, declared_input
 from app.core.lifecycle import ScanStatus
 from app.core.plan import JobKind
 from app.core.text import printable
@@ -77,6 +77,11 @@ Input = Annotated[
     DeclaredInput,
     PlainValidator(lambda entry: DeclaredInput() if entry is None else declared_input(entry)),
     WithJsonSchema(TypeAdapter(DeclaredInput).json_schema()),
+]
+Classes = Annotated[
+    dict[str, int],
+    PlainValidator(declared_classes),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "array"}]}),
 ]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
@@ -180,6 +185,12 @@ class NewScan(_Strict):
     bundle_name: FileName = Field("bundle", min_length=1, description="What the report calls the bundle")
     preset: str = Field(DEFAULT_PRESET, examples=sorted(PRESETS))
     input: Input = Field(DeclaredInput(), description="What the model expects; goes before what the bundle declares")
+    classes: Classes | None = Field(
+        None,
+        description="Index of each class by the names that the bundle uses, or a list of names in the order of the "
+        "outputs; goes before what the bundle declares",
+        examples=[{"cat": 0, "dog": 1}],
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     config: ConfigOverrides = ConfigOverrides()
     repair: bool = Field(False, description="Whether to unlearn the triggers of flagged labels")
@@ -224,6 +235,7 @@ class NewScan(_Strict):
             force=self.force,
             model_name=self.model_name,
             bundle_name=self.bundle_name,
+            classes=self.classes,
         )
 
 

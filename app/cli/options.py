@@ -67,6 +67,8 @@ engine_options = _all_of(
     click.option("--std", type=Numbers(float), help="Deviation to divide by: one number, or one per channel."),
     click.option("--range", "range_", type=Numbers(float, 2), help="What pixels 0 and 255 become before that: 0,1"),
     click.option("--expected-accuracy", type=click.FloatRange(0, 1), help="What the model's maker promised."),
+    click.option("--classes", type=click.Path(path_type=Path),
+                 help="File with the index of each class: JSON, or one name a line in the order of the outputs."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option("--threads", type=click.IntRange(1), default=os.cpu_count, help="[default: all cores]"),

@@ -76,7 +76,7 @@ class Workbench:
 
     @cached_property
     def bundle(self) -> Bundle:
-        return read_bundle(self.directory.bundle)
+        return read_bundle(self.directory.bundle, classes=self.job.classes)
 
     @cached_property
     def images_NCHW(self) -> Tensor:
