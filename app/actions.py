@@ -48,6 +48,7 @@ class ScanRequest:
     check: bool = False
     model_name: str = "model.pt"
     bundle_name: str = "bundle"
+    classes: dict[str, int] | None = None
 
 
 async def register_artifact(
@@ -207,6 +208,7 @@ def _job(session: Session, tenant_id: str, request: ScanRequest) -> ScanJob:
         repair=request.repair,
         output=request.output,
         check=request.check,
+        classes=request.classes,
     )
 
 

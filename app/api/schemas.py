@@ -17,7 +17,7 @@ from pydantic import (
 from app.actions import ScanRequest
 from app.core.config import DEFAULT_PRESET, PRESETS, ScanConfig, preset_config
 from app.core.findings import Verdict
-from app.core.intake.declaration import DeclaredInput, declared_input
+from app.core.intake.declaration import DeclaredInput, declared_classes, declared_input
 from app.core.lifecycle import ScanStatus
 from app.core.plan import JobKind
 from app.core.text import printable
@@ -81,6 +81,11 @@ Input = Annotated[
     WithJsonSchema(TypeAdapter(DeclaredInput).json_schema()),
 ]
 OutputName = Annotated[str, Field(min_length=1, max_length=255, examples=["logits"])]
+Classes = Annotated[
+    dict[str, int],
+    PlainValidator(declared_classes),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "array"}]}),
+]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -184,6 +189,12 @@ class NewScan(_Strict):
     preset: str = Field(DEFAULT_PRESET, examples=sorted(PRESETS))
     input: Input = Field(DeclaredInput(), description="What the model expects; goes before what the bundle declares")
     output: OutputName | None = Field(None, description="Which output to scan, of a model that has several")
+    classes: Classes | None = Field(
+        None,
+        description="Index of each class by the names that the bundle uses, or a list of names in the order of the "
+        "outputs; goes before what the bundle declares",
+        examples=[{"cat": 0, "dog": 1}],
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     config: ConfigOverrides = ConfigOverrides()
     repair: bool = Field(False, description="Whether to unlearn the triggers of flagged labels")
@@ -231,6 +242,7 @@ class NewScan(_Strict):
             check=self.check,
             model_name=self.model_name,
             bundle_name=self.bundle_name,
+            classes=self.classes,
         )
 
 

@@ -64,12 +64,12 @@ _knowledge = _all_of(
     click.option("--mean", type=Numbers(float), help="Mean to subtract: one number, or one per channel."),
     click.option("--std", type=Numbers(float), help="Deviation to divide by: one number, or one per channel."),
     click.option("--range", "range_", type=Numbers(float, 2), help="What pixels 0 and 255 become before that: 0,1"),
-    click.option(
-        "--channel-order", type=click.Choice(["rgb", "bgr"]), help="Whether the model takes red or blue first."
-    ),
+    click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), help="Which colour the model takes first."),
     click.option("--output", metavar="NAME", help="Which output to scan, of a model that has several: logits, or 1"),
     click.option("--expected-accuracy", type=click.FloatRange(0, 1), help="What the model's maker promised."),
-)
+    click.option("--classes", type=click.Path(path_type=Path),
+                 help="File with the index of each class: JSON, or one name a line in the order of the outputs."),
+)  # fmt: skip
 _computing = _all_of(
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option("--threads", type=click.IntRange(1), default=os.cpu_count, help="[default: all cores]"),

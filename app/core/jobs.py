@@ -1,7 +1,7 @@
 """The job directory: what an engine is asked to do and what it leaves behind. Written by whoever starts an engine.
 
     job.json                    the request: ScanJob
-    model.pt, bundle.zip|npz    the inputs, copied here and never changed
+    model.pt, bundle.*          the inputs, copied here and never changed
     result/                     structure.json, preparation.json, start.safetensors, students.safetensors, labels/,
                                 triggers/, examples/, confirmations/, decision.json, repair.json, repaired.pt,
                                 repaired.safetensors, timings.json, report.json, report.html, figures/
@@ -56,6 +56,7 @@ class ScanJob:
     device: str = "auto"
     threads: int = 1
     perceptual: str | None = None  # a file of backbone weights; None for the usual order
+    classes: dict[str, int] | None = None  # indices by the names that the bundle uses; None for what the bundle says
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -80,7 +80,7 @@ class Workbench:
 
     @cached_property
     def bundle(self) -> Bundle:
-        return read_bundle(self.directory.bundle)
+        return read_bundle(self.directory.bundle, classes=self.job.classes)
 
     @cached_property
     def pictures_NHWC(self) -> Picture:

@@ -29,7 +29,7 @@ from app.core.intake.labelling import Labels, LabelSource, labels_of
 from app.core.intake.members import Archive, open_archive, open_tarball, unreadable
 from app.core.intake.notes import Note, NoteKind
 from app.core.intake.pictures import Images, Picture
-from app.core.intake.tarballs import BLOCK, GZIP, is_tar
+from app.core.intake.tarballs import BLOCK, GZIP, holds_tar, is_tar
 from app.core.text import printable
 
 DECLARATION_BYTES = MEGABYTE
@@ -38,6 +38,7 @@ _OTHER_FILES = {
     b"\x93NUMPY": "a single NumPy array (.npy)",
     b"\x89HDF": "an HDF5 file",
     b"MATLAB": "a MATLAB file",
+    GZIP: "a gzip file that holds no tar archive",
     b"PAR1": "a Parquet file",
     b"\xfd7zXZ": "an xz archive",
     b"BZh": "a bzip2 archive",
@@ -121,13 +122,18 @@ def check_labels(bundle: Bundle, num_labels: int) -> None:
 def _unknown_order(bundle: Bundle, num_labels: int) -> Refusal:
     names = [printable(name, 30) for name in bundle.class_indices]
     shown = ", ".join(f"`{name}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")
-    example = json.dumps({"classes": {names[0]: 0, names[-1]: num_labels - 1}}, ensure_ascii=False)
+    outputs = "1 output" if num_labels == 1 else f"{num_labels} outputs"
+    advice = (
+        f"Say in bundle.json, or in a file for `--classes FILE`, which output each one is, "
+        f'{{"classes": {{"{names[0]}": INDEX, ...}}}}, or list the names of all {outputs} in their order.'
+    )
+    if len(names) > num_labels:
+        advice = f"Check that this bundle belongs to this model. If it does: {advice}"
     return Refusal(
         "class_order_unknown",
-        f"The bundle has {len(names)} classes ({shown}) and the model {num_labels} outputs, so nothing says which "
-        f"output is which class.",
-        f"Say the index of every class in bundle.json, or in a file for `--classes FILE`, as in {example} with the "
-        f"indices of the training; or list all {num_labels} names in the order of the outputs.",
+        f"The bundle has {len(names)} classes ({shown}) and the model {outputs}, so nothing says which output is which "
+        f"class.",
+        advice,
     )
 
 
@@ -197,7 +203,7 @@ def _check_file(path: Path, limits: BundleLimits) -> bool:
         raise bundle_too_large(f"The bundle has {readable_size(size)}; {readable_size(limits.file_bytes)} are read.")
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         return True
-    if head.startswith(GZIP) or is_tar(head):
+    if is_tar(head) or (head.startswith(GZIP) and holds_tar(path)):
         return False
     what = next((what for magic, what in _OTHER_FILES.items() if head.startswith(magic)), "")
     raise Refusal(

@@ -64,6 +64,16 @@ def find_code_page(names: Iterable[bytes]) -> str:
     return page
 
 
+def garbled(names: Iterable[str]) -> bool:
+    """Whether names are bytes of another code page that were read as cp437: full of the lines it draws boxes with."""
+    names = list(names)
+    try:
+        "".join(names).encode("cp437")
+    except UnicodeEncodeError:
+        return False
+    return any("\u2500" <= character <= "\u259f" for name in names for character in name)
+
+
 def _looks(name: str, page: str) -> float:
     """How much a name looks like words, from 0 to 1: the mean over the characters that are not ASCII."""
     name = unicodedata.normalize("NFC", name)

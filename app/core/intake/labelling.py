@@ -70,7 +70,12 @@ def _assumption(names: list[str]) -> Note:
 
 def natural_order(names: Iterable[str]) -> list[str]:
     """As people count: `class2` before `class10`."""
-    return sorted(names, key=lambda name: [part.zfill(20) for part in re.split("([0-9]+)", name)])
+
+    def key(name: str) -> list[tuple[int, str]]:
+        parts = enumerate(re.split("([0-9]+)", name))  # numbers are at the odd places; of those, a longer one is larger
+        return [(len(part.lstrip("0")), part.lstrip("0")) if place % 2 else (0, part) for place, part in parts]
+
+    return sorted(names, key=key)
 
 
 def class_indices(names: Iterable[str], declared: Mapping[str, int]) -> tuple[dict[str, int], LabelSource]:

@@ -18,12 +18,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from app.core.errors import Refusal
-from app.core.intake.codepages import find_code_page
+from app.core.intake.codepages import find_code_page, garbled
 from app.core.intake.guards import MEGABYTE, Allowance
 from app.core.intake.tarballs import (
     UNPACKING_ERRORS,
@@ -218,9 +218,16 @@ def _of_tar(source: BinaryIO, entry: TarEntry) -> _Entry:
 
 
 def _archive(entries: list[_Entry], noun: str, allowance: Allowance) -> Archive:
+    names = [entry.name for entry in entries if isinstance(entry.name, str) and not entry.name.isascii()]
+    if garbled(names):  # somebody unpacked it with the wrong code page and packed the result again
+        entries = [replace(entry, name=_as_bytes(entry.name)) for entry in entries]
     undeclared = [entry.name for entry in entries if isinstance(entry.name, bytes)]
     page = find_code_page(undeclared) if undeclared else None
     return Archive(noun, tuple(_harmless_members(entries, noun, page or "utf-8")), allowance, page)
+
+
+def _as_bytes(name: bytes | str) -> bytes | str:
+    return name.encode("cp437") if isinstance(name, str) and not name.isascii() else name
 
 
 def _harmless_members(entries: list[_Entry], noun: str, page: str) -> Iterator[Member]:

@@ -46,6 +46,15 @@ def is_tar(head: bytes) -> bool:
     return len(head) >= BLOCK and any(head[:100]) and _has_checksum(head[:BLOCK])
 
 
+def holds_tar(path: Path) -> bool:
+    """Whether a gzip file unpacks to a tar archive, by its first block."""
+    try:
+        with unpacked(path) as source:
+            return is_tar(_full(source, BLOCK))
+    except UNPACKING_ERRORS:
+        return False
+
+
 def is_gzipped(path: Path) -> bool:
     with path.open("rb") as packed:
         return packed.read(2) == GZIP
