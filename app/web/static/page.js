@@ -182,10 +182,21 @@ async function askFor(form, more) { // a scan, or a check, of the two files and 
     bundle_name: uploads.bundle.file.name,
     input,
     ...("output" in given && { output: given.output }),
+    ...("classes" in given && { classes: classesFrom(given.classes) }),
     seed: Number(given.seed),
     ...more(given),
   });
   return response.json();
+}
+
+function classesFrom(text) { // JSON as in bundle.json, or a name a line in the order of the outputs
+  if (!/^\s*[[{]/.test(text)) return text.split("\n").map((name) => name.trim()).filter(Boolean);
+  try {
+    return JSON.parse(text);
+  } catch {
+    const advice = 'Write {"cat": 0, "dog": 1}, or one name a line in the order of the outputs.';
+    throw new Problem({ code: "classes", detail: "The classes are no JSON.", advice });
+  }
 }
 
 async function startScan(form) {
@@ -200,6 +211,7 @@ async function check(form) { // what a scan would take for true, in seconds; not
   place.hidden = false;
   complain($("#check-problem"), null);
   $(".facts", place).replaceChildren();
+  $("#take-order").hidden = true;
   $("#doubts").replaceChildren();
   say($("#check-state"), "Looking at how the model and the images go together");
   try {
@@ -220,6 +232,13 @@ function showCheck({ understood, summary, problem }) {
   say($("#check-state"), understood ? words(understood.ready ? "check-ready" : "check-doubtful") : "");
   if (!understood) return complain($("#check-problem"), problem && new Problem(problem));
   showUnderstood(understood);
+  const { suggested_classes: suggested, label_source: source } = understood.inputs;
+  $("#take-order").hidden = source === "indices" || !Object.keys(suggested).length;
+  $("#take-order").onclick = () => {
+    $("#classes").value = JSON.stringify(suggested, null, 1);
+    $("#classes").closest("details").open = true;
+    return check($("#new-scan"));
+  };
   $("#doubts").prepend(...summary.reasons.map((name) => clone(`reason-${name}`)));
 }
 
