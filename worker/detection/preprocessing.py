@@ -37,8 +37,8 @@ BLUE_FIRST = ", blue first (BGR)"
 ORDINARY = 6  # of the list; the others, and whatever takes blue first, are rare
 NATS = 3.0  # of evidence in all images together, below which two conventions are equals
 AT_ONCE = 50  # images that are shown together, which may be large
-FIRST_LOOK = 20  # images, after which hopeless conventions are dropped
-MOST_HOPEFUL = 5
+FIRST_LOOK = 16  # images, after which hopeless conventions are dropped
+MOST_HOPEFUL = 3
 HOTTEST = 12.0  # the largest logarithm of a temperature, or of its inverse
 
 
@@ -136,6 +136,14 @@ def fit(module: nn.Module, images_NCHW: Tensor, spec: InputSpec, name: str) -> F
         return Fit(name, spec, output, as_logits(raw_NK, output).float())
 
 
+def continued(module: nn.Module, begun: Fit, more_NCHW: Tensor) -> Fit:
+    """The same convention held against more images, too. Raises Refusal."""
+    if len(more_NCHW) == 0:
+        return begun
+    more = fit(module, more_NCHW, begun.spec, begun.name)
+    return replace(begun, logits_NK=torch.cat([begun.logits_NK, more.logits_NK]))
+
+
 def try_conventions(
     module: nn.Module, images_NCHW: Tensor, channels: int, bgr: bool | None, labels_N: Tensor | None
 ) -> list[Fit]:
@@ -149,7 +157,9 @@ def try_conventions(
     first, labels = images_NCHW[:FIRST_LOOK], labels_N[:FIRST_LOOK]
     fits = _hopeful(_fits(module, first, specs), labels)
     if bgr is None and channels == 3 and images_NCHW.shape[1] == 3:
-        fits = _hopeful([*fits, *_fits(module, first, blue_first(fits))], labels)
+        usual = {fit.name + BLUE_FIRST: fit for fit in fits}
+        mirrored = _fits(module, first, blue_first(fits))
+        fits += [fit for fit in mirrored if _is_above(usual[fit.name].losses(labels), fit.losses(labels), 0.0)]
     if len(images_NCHW) <= FIRST_LOOK:
         return fits
     return _fits(module, images_NCHW, {fit.name: fit.spec for fit in fits})
@@ -194,11 +204,11 @@ def shown_fits(fits: Sequence[Fit], taken: str, labels_N: Tensor) -> tuple[Conve
     return tuple(sorted(shown, key=lambda one: (one.name != taken, -one.accuracy, one.cross_entropy)))
 
 
-def _is_above(losses_N: Tensor, lowest_N: Tensor) -> bool:
-    """Whether losses are above others by more than chance, and by more than a trifle."""
+def _is_above(losses_N: Tensor, lowest_N: Tensor, errors: float = 2.0) -> bool:
+    """Whether losses are above others by more than chance (so many standard errors), and by more than a trifle."""
     more_N = losses_N - lowest_N
     total = more_N.sum().item()
-    return total > NATS and total > 2 * math.sqrt(len(more_N)) * more_N.std().item()
+    return total > NATS and total > errors * math.sqrt(len(more_N)) * more_N.std(correction=0).item()
 
 
 def _is_rare(fit: Fit) -> bool:

@@ -36,6 +36,7 @@ from worker.detection.preprocessing import (
     Fit,
     blue_first,
     choose,
+    continued,
     fit,
     given_spec,
     shown_fits,
@@ -296,7 +297,7 @@ class _Meeting:
             likely = [chosen, *close]
             fits = [*fits, *(self._fit(len(first), spec, name) for name, spec in blue_first(likely).items())]
             chosen, close = choose(fits, first)
-        judged = self._fit(JUDGED_ON, chosen.spec, chosen.name)
+        judged = continued(self.scorer, chosen, self.images(JUDGED_ON)[len(chosen) :])
         answers = self._answers(judged)
         is_contradicted = not class_order and self.classes.contradicted(answers)
         return Fitted(fits, close, judged, answers, class_order, None, is_contradicted)
