@@ -55,6 +55,7 @@ def test_the_request_reaches_the_engine_as_it_was_said(
         "input": {"height": 28, "mean": 0.5, "std": [0.25], "range": [0, 255]},
         "config": {"inversion": {"steps": 7}, "repair": {"batch_size": 8}},
         "max_accuracy_drop": 0.1,
+        "classes": ["dog", "cat"],
         "bundle_name": "evil\u202e\x1b.zip",
     }
     scan_id = client.post("/v1/scans", json=inputs | said).json()["id"]
@@ -66,6 +67,7 @@ def test_the_request_reaches_the_engine_as_it_was_said(
     assert request["input"]["width"] is None
     assert request["config"]["inversion"]["steps"] == 7 and request["config"]["inversion"]["batch_size"] == 12
     assert request["config"]["repair"]["max_accuracy_drop"] == 0.1 and request["config"]["repair"]["batch_size"] == 8
+    assert request["classes"] == {"dog": 0, "cat": 1}
     assert request["bundle"]["name"] == "evil��.zip"
 
 
@@ -82,6 +84,8 @@ def test_the_request_reaches_the_engine_as_it_was_said(
         {"repair": "yes"},
         {"max_accuracy_drop": 2},
         {"input": {"heigth": 3}},
+        {"classes": {"cat": -1}},
+        {"classes": "cat"},
         {"input": {"height": 0}},
         {"input": {"std": [0]}},
         {"input": [1]},

@@ -32,6 +32,7 @@ JOB = ScanJob(
     repair=True,
     repair_label=2,
     perceptual="alexnet.pth",
+    classes={"cat": 0, "dog": 1},
 )
 PREPARATION = Preparation(
     num_labels=2,
