@@ -56,6 +56,8 @@ def test_the_request_reaches_the_engine_as_it_was_said(
         "config": {"inversion": {"steps": 7}, "repair": {"batch_size": 8}},
         "max_accuracy_drop": 0.1,
         "output": "logits",
+        "check": True,
+        "classes": ["dog", "cat"],
         "bundle_name": "evil\u202e\x1b.zip",
     }
     scan_id = client.post("/v1/scans", json=inputs | said).json()["id"]
@@ -67,7 +69,8 @@ def test_the_request_reaches_the_engine_as_it_was_said(
     assert request["input"]["width"] is None
     assert request["config"]["inversion"]["steps"] == 7 and request["config"]["inversion"]["batch_size"] == 12
     assert request["config"]["repair"]["max_accuracy_drop"] == 0.1 and request["config"]["repair"]["batch_size"] == 8
-    assert request["output"] == "logits"
+    assert request["output"] == "logits" and request["check"] is True
+    assert request["classes"] == {"dog": 0, "cat": 1}
     assert request["bundle"]["name"] == "evil��.zip"
 
 
@@ -84,6 +87,8 @@ def test_the_request_reaches_the_engine_as_it_was_said(
         {"repair": "yes"},
         {"max_accuracy_drop": 2},
         {"input": {"heigth": 3}},
+        {"classes": {"cat": -1}},
+        {"classes": "cat"},
         {"input": {"height": 0}},
         {"input": {"std": [0]}},
         {"input": [1]},

@@ -35,6 +35,7 @@ JOB = ScanJob(
     repair_label=2,
     output="logits",
     perceptual="alexnet.pth",
+    classes={"cat": 0, "dog": 1},
 )
 PREPARATION = Preparation(
     num_labels=2,

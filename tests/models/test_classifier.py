@@ -80,6 +80,13 @@ def test_images_become_the_modules_own_input() -> None:
     torch.testing.assert_close(inputs.flatten(), torch.tensor([-1.5 / 0.5, -0.4 / 0.2, 0.7 / 0.1]))
 
 
+def test_a_module_that_takes_blue_first_gets_it_first_with_mean_and_deviation_in_its_own_order() -> None:
+    spec = InputSpec(1, 1, 3, (0.3, 0.4, 0.5), (0.1, 0.2, 0.5), bgr=True)
+    pixel = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
+    inputs = Classifier(nn.Identity(), spec).normalised(pixel)
+    torch.testing.assert_close(inputs.flatten(), torch.tensor([0.7 / 0.1, 0.1 / 0.2, -0.5 / 0.5]))
+
+
 def test_grey_images_are_repeated_and_colour_becomes_luminance() -> None:
     grey, colour = torch.rand(2, 1, 4, 4), torch.rand(2, 3, 4, 4)
     assert torch.equal(match_channels(grey, 3), grey.repeat(1, 3, 1, 1))

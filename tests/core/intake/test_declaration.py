@@ -62,6 +62,7 @@ def test_words_of_the_input_at_the_top_are_taken_and_noted() -> None:
         ('{"size": 224}', "`size`; say it as `height` and `width` in `input`"),
         ('{"input": {"size": [3, 224, 224]}}', "`size` in `input`; say it as `height` and `width`"),
         ('{"input": {"accuracy": 0.9}}', "`accuracy` in `input`; say it as `expected_accuracy`"),
+        ('{"input": {"channel_order": "brg"}}', '`channel_order` as "rgb" or "bgr"'),
         ('{"clases": ["cat"]}', "`clases`; perhaps `classes` is meant"),
         ('{"classes": ["cat"], "author": "me"}', "unknown entry `author`; known are `input`"),
         ('{"mean": 0.5, "input": {"mean": 0.4}}', "`mean` both at its top and in `input`"),

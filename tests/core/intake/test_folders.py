@@ -276,6 +276,13 @@ def test_a_number_of_folders_that_is_not_the_number_of_outputs_gets_no_guessed_o
     assert '{"classes": {"ant": INDEX' in caught.value.problem.advice and "--classes" in caught.value.problem.advice
 
 
+def test_a_list_of_more_classes_than_outputs_is_not_the_models(tmp_path: Path) -> None:
+    bundle = reading(tmp_path, {"ant/1.png": marked(0), "bee/1.png": marked(1), "bundle.json": '["ant", "bee", "cow"]'})
+    check_labels(bundle, 3)
+    with pytest.raises(Refusal, match=r"index 2 \(`cow`\).*labels 0 to 1.*another list"):
+        check_labels(bundle, 2)
+
+
 @pytest.mark.parametrize(("last", "words"), [(10, r'"1", "2", "3".*"1", "10", "2"'), (5, r'"1", "2", "3"')])
 def test_folders_that_count_from_one_are_named_with_the_ways_to_count(tmp_path: Path, last: int, words: str) -> None:
     bundle = reading(tmp_path, {f"{number}/1.png": marked(1) for number in range(1, last + 1)})
