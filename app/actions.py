@@ -42,8 +42,11 @@ class ScanRequest:
     input: DeclaredInput
     repair: bool = False
     force: bool = False
+    output: str | None = None
+    check: bool = False
     model_name: str = "model.pt"
     bundle_name: str = "bundle"
+    classes: dict[str, int] | None = None
 
 
 async def register_artifact(
@@ -204,6 +207,9 @@ def _job(session: Session, tenant_id: str, request: ScanRequest) -> ScanJob:
         config=request.config,
         input=request.input,
         repair=request.repair,
+        output=request.output,
+        check=request.check,
+        classes=request.classes,
     )
 
 

@@ -9,6 +9,7 @@ It follows the plan (app/core/plan.py), one task after the other; it runs no tor
 import hashlib
 import os
 import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,10 +24,12 @@ from app.core.intake.archive import check_torchscript_archive
 from app.core.intake.members import unreadable
 from app.core.jobs import JobDirectory, ScanJob, write_whole
 from app.core.plan import FIRST, JobKind, next_tasks
+from app.core.report.document import check_document
 from worker.launch import EngineOverdueError, ScanSession
 from worker.sandbox.events import Event
 from worker.sandbox.fence import Sandbox
 
+READY, DOUBTFUL = 0, 3
 EXIT_CODES = {Verdict.NO_BACKDOOR_FOUND: 0, Verdict.BACKDOORED: 1, Verdict.INCONCLUSIVE: 3}
 REFUSED, OUT_OF_TIME = 4, 5
 REPORT = ("report.json", "report.html", "figures/label_*.png")
@@ -99,6 +102,24 @@ def run_scan(
         shutil.rmtree(directory.root)
     on_event({"event": "finished"})
     return result
+
+
+def run_check(
+    job: ScanJob, model: Path, bundle: Path, on_event: Callable[[Event], None], sandbox: Sandbox = "none"
+) -> dict[str, Any]:
+    """What a scan of these would take for true: the document of a check; raises Refusal, EngineCrashError.
+
+    Nothing of it is kept.
+    """
+    with tempfile.TemporaryDirectory(prefix="triggerlens-") as place:
+        directory = JobDirectory(Path(place) / "job")
+        _place_inputs(directory, job, model, bundle)
+        with ScanSession(directory, on_event, sandbox=sandbox) as session:
+            run_tasks(session, job)
+        preparation = directory.read_preparation()
+        assert preparation is not None, "a check has no time limit"
+        inputs = {"model": job.model, "bundle": job.bundle}
+        return check_document(directory.read_structure(), preparation, inputs, directory.read_timings())
 
 
 def run_tasks(session: ScanSession, job: ScanJob) -> None:

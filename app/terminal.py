@@ -19,6 +19,7 @@ from rich.table import Table
 from app.core.errors import Problem
 from app.core.findings import Caveat, Reason, RepairReport, Verdict
 from app.core.report.explanations import CAVEATS, REASONS, VERDICTS, disagreements
+from app.core.report.facts import facts
 from app.core.text import printable
 from worker.sandbox.events import Event
 
@@ -31,6 +32,9 @@ STYLES = {Verdict.BACKDOORED: "bold red", Verdict.NO_BACKDOOR_FOUND: "bold green
 MARKS = {Verdict.BACKDOORED: "▲", Verdict.NO_BACKDOOR_FOUND: "●", Verdict.INCONCLUSIVE: "◆"}
 
 CHECK_MARKS = {"ok": "[green]●[/]", "note": "[yellow]○[/]", "wrong": "[bold red]✗[/]"}
+
+READY = "Model and images go together. This is what a scan takes for true; compare it with what you know."
+IN_DOUBT = "Something does not fit together, so a scan would rest on it or give no verdict. Read what is marked below."
 
 console = Console(stderr=True, highlight=False)
 
@@ -185,8 +189,41 @@ class _Bars:
             self.progress.update(self.whole, completed=sum(self.done.values()))
 
 
+def show_check(document: dict[str, Any]) -> None:
+    """Whether a scan would understand model and images, what it would take for true, and what is in doubt."""
+    words = f"[bold green]● Ready[/]\n{READY}" if document["ready"] else f"[bold yellow]◆ In doubt[/]\n{IN_DOUBT}"
+    title = escape(document["inputs"]["model"]["name"])
+    console.print(Panel(words, title=title, expand=False, padding=(0, 1)))
+    show_understood(document)
+    for reason in document["reasons"]:
+        console.print(f"[bold yellow]◆[/] {escape(REASONS[Reason(reason)].title)}. [dim]See `{reason}` in "
+                      "docs/reasons.md.[/]")  # fmt: skip
+    for found in document["findings"]:
+        console.print(f"[bold yellow]◆[/] [bold]{found['rule']}[/] {escape(found['detail'])}")
+    if document["stopped"] is not None:
+        console.print(f"[bold yellow]◆[/] {_shown(document['stopped']['detail'])}")
+    _show_caveats(document)
+
+
+def show_understood(document: dict[str, Any]) -> None:
+    """What a scan took for true about its inputs, and what it doubts."""
+    known = facts(document)
+    if known:
+        show_facts({fact.name: fact.words for fact in known})
+    for doubt in document["inputs"]["doubts"]:
+        console.print(f"[bold yellow]◆[/] {_shown(doubt)}", soft_wrap=True)
+
+
+def _show_caveats(document: dict[str, Any]) -> None:
+    if document["caveats"]:
+        console.print(
+            "[dim]Caveats: " + ", ".join(escape(CAVEATS[Caveat(c)].title) for c in document["caveats"]) + "[/]"
+        )
+
+
 def show_report(document: dict[str, Any], page: Path | str) -> None:
-    """The verdict, the labels, the repair, and where the page with all of it is: a file or an address."""
+    """What was understood, the verdict, the labels, the repair, and where the page with all of it is."""
+    show_understood(document)
     verdict = Verdict(document["verdict"])
     explained = VERDICTS[verdict]
     lines = [f"[{STYLES[verdict]}]{MARKS[verdict]} {escape(explained.title)}[/]", escape(explained.means)]
@@ -200,10 +237,7 @@ def show_report(document: dict[str, Any], page: Path | str) -> None:
         Panel("\n".join(lines), title=escape(document["inputs"]["model"]["name"]), expand=False, padding=(0, 1))
     )
     console.print(_label_table(document))
-    if document["caveats"]:
-        console.print(
-            "[dim]Caveats: " + ", ".join(escape(CAVEATS[Caveat(c)].title) for c in document["caveats"]) + "[/]"
-        )
+    _show_caveats(document)
     if document["repair"] is not None:
         _print_repair(document["repair"])
     console.print(f"Report: [bold]{escape(str(page))}[/]", soft_wrap=True)

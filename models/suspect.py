@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +84,9 @@ def _takes_doubles(module: nn.Module) -> bool:
     return {weight.dtype for weight in numbers if weight.is_floating_point() and weight.dim() > 1} == {torch.float64}
 
 
-def _in_double(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor.double() for tensor in inputs)
+def _in_double(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The images as doubles: a batch, or a list of them."""
+    return tuple([image.double() for image in given] if isinstance(given, list) else given.double() for given in inputs)
 
 
 def _rebuilt(archive: Understood) -> RebuiltModule:

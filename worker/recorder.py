@@ -10,9 +10,11 @@ from sqlalchemy.orm import Session
 
 from app.core import scheduling
 from app.core.errors import Problem
-from app.core.findings import LabelFinding
+from app.core.findings import LabelFinding, Preparation
 from app.core.lifecycle import ScanStatus
 from app.core.plan import FIRST, JobKind, Task
+from app.core.report.document import check_document
+from app.core.report.facts import understood
 from app.core.repository import artifacts, jobs, scans
 from app.core.repository.jobs import Lease
 from app.core.service import Service
@@ -63,8 +65,12 @@ class Recorder:
             for name, facts in _repaired(outputs).items():
                 self._enter_artifact(session, scan, ARTIFACT_KINDS[name], facts)
             queues = scheduling.done(session, job, self.service.settings.compute_queue, desk.job, preparation, decision)
+            if desk.job.check and preparation is not None and scan.status == ScanStatus.RUNNING:
+                found = _checked(desk, preparation)
+                summary = scheduling.summary_of(found) | {"understood": understood(found)}
+                scans.move(session, scan, ScanStatus.FINISHED, summary=summary)
             if report is not None and scan.status == ScanStatus.RUNNING:
-                summary = scheduling.summary_of(report)
+                summary = scheduling.summary_of(report) | {"understood": understood(report)}
                 scans.move(session, scan, ScanStatus.FINISHED, verdict=report["verdict"], summary=summary)
         return queues
 
@@ -96,6 +102,13 @@ class Recorder:
                 ),
             )
         self.service.store.copy(facts["key"], artifact_key(scan.tenant_id, facts["sha256"]))
+
+
+def _checked(desk: Desk, preparation: Preparation) -> dict[str, Any]:
+    """What a check has to say; of a verdict it has nothing."""
+    directory, inputs = desk.directory, {"model": desk.job.model, "bundle": desk.job.bundle}
+    document = check_document(directory.read_structure(), preparation, inputs, directory.read_timings())
+    return {"flagged_labels": [], "model_anomaly_index": None, "repair": None, **document}
 
 
 def _held(session: Session, lease: Lease) -> tuple[Job, Scan]:

@@ -166,6 +166,10 @@ def _repaired(scan: Scan) -> None:
 
 
 def _no_report(scan: Scan) -> Refusal:
+    if scan.request.get("check"):
+        return Refusal(
+            "no_report", "A check ends with no report.", f"`understood` of /v1/scans/{scan.id} has what it found."
+        )
     return Refusal("no_report", f"The scan has {scan.status}.", f"`problem` of /v1/scans/{scan.id} may say why.")
 
 

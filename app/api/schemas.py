@@ -17,7 +17,7 @@ from pydantic import (
 from app.actions import ScanRequest
 from app.core.config import DEFAULT_PRESET, PRESETS, ScanConfig, preset_config
 from app.core.findings import RepairStatus, Verdict
-from app.core.intake.declaration import DeclaredInput, declared_input
+from app.core.intake.declaration import DeclaredInput, declared_classes, declared_input
 from app.core.lifecycle import ScanStatus
 from app.core.plan import JobKind
 from app.core.text import printable
@@ -47,6 +47,7 @@ SCAN = {
     "labels_total": 10,
     "verdict": "backdoored",
     "summary": SUMMARY,
+    "check": False,
     "problem": None,
     "cancel_requested": False,
     "model": MODEL_SHA256,
@@ -64,6 +65,7 @@ SCAN = {
 }
 SCAN_STATE = SCAN | {
     "progress": 1.0,
+    "understood": None,
     "labels_done": 10,
     "labels": [LABEL],
     "queue_position": None,
@@ -77,6 +79,12 @@ Input = Annotated[
     DeclaredInput,
     PlainValidator(lambda entry: DeclaredInput() if entry is None else declared_input(entry)),
     WithJsonSchema(TypeAdapter(DeclaredInput).json_schema()),
+]
+OutputName = Annotated[str, Field(min_length=1, max_length=255, examples=["logits"])]
+Classes = Annotated[
+    dict[str, int],
+    PlainValidator(declared_classes),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "array"}]}),
 ]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
@@ -180,11 +188,19 @@ class NewScan(_Strict):
     bundle_name: FileName = Field("bundle", min_length=1, description="What the report calls the bundle")
     preset: str = Field(DEFAULT_PRESET, examples=sorted(PRESETS))
     input: Input = Field(DeclaredInput(), description="What the model expects; goes before what the bundle declares")
+    output: OutputName | None = Field(None, description="Which output to scan, of a model that has several")
+    classes: Classes | None = Field(
+        None,
+        description="Index of each class by the names that the bundle uses, or a list of names in the order of the "
+        "outputs; goes before what the bundle declares",
+        examples=[{"cat": 0, "dog": 1}],
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     config: ConfigOverrides = ConfigOverrides()
     repair: bool = Field(False, description="Whether to unlearn the triggers of flagged labels")
     max_accuracy_drop: Fraction | None = Field(None, description="A repair that costs more is refused")
     force: bool = Field(False, description="Scan again even if an equal scan has finished")
+    check: bool = Field(False, description="Only say what a scan would take for true: ends in seconds, with no verdict")
 
     @model_validator(mode="after")
     def _preset_exists(self) -> Self:
@@ -222,8 +238,11 @@ class NewScan(_Strict):
             input=self.input,
             repair=self.repair,
             force=self.force,
+            output=self.output,
+            check=self.check,
             model_name=self.model_name,
             bundle_name=self.bundle_name,
+            classes=self.classes,
         )
 
 
@@ -250,6 +269,22 @@ class ScanSummary(BaseModel):
     repair_status: RepairStatus | None
 
 
+class FactRow(BaseModel):
+    """Something that a scan takes for true about its inputs, in words."""
+
+    name: str
+    words: str
+
+
+class Understood(BaseModel):
+    """What a scan took for true about its inputs."""
+
+    ready: bool = Field(description="Whether nothing is in doubt")
+    facts: list[FactRow]
+    doubts: list[str] = Field(description="What does not fit together, as sentences, each with a way out")
+    inputs: dict[str, Any] = Field(description="The same as values: `inputs` of a report")
+
+
 class ScanItem(BaseModel):
     """A scan as a list shows it."""
 
@@ -261,6 +296,7 @@ class ScanItem(BaseModel):
     labels_total: int | None
     verdict: Verdict | None
     summary: ScanSummary | None
+    check: bool = Field(description="Whether it was to say what a scan would take for true, and no more")
     problem: dict[str, Any] | None = Field(
         description="Why a failed scan failed: code, detail, advice; by the gate: rule, member, line"
     )
@@ -287,6 +323,7 @@ class ScanState(ScanItem):
     model_config = _example(SCAN_STATE)
 
     progress: float = Field(ge=0, le=1)
+    understood: Understood | None = Field(description="Of a check or a scan that has finished")
     labels_done: int
     labels: list[LabelResult]
     queue_position: int | None = Field(description="How many scans are served before a queued one")

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api.checks import Checks
-from app.api.schemas import LabelResult, ScanItem, ScanState, ScanSummary
+from app.api.schemas import LabelResult, ScanItem, ScanState, ScanSummary, Understood
 from app.core.findings import LabelFinding, RepairStatus, most_suspicious_family
 from app.core.jobs import finding_from_json
 from app.core.lifecycle import OPEN_SCANS, JobState, ScanStatus
@@ -32,6 +32,7 @@ def scan_state(session: Session, checks: Checks, scan: Scan) -> ScanState:
     return ScanState(
         **_facts(scan),
         progress=round(share, 4),
+        understood=_understood(scan),
         labels_done=len(labels),
         labels=labels,
         queue_position=earlier,
@@ -49,6 +50,7 @@ def _facts(scan: Scan) -> dict[str, Any]:
         "labels_total": scan.labels_total,
         "verdict": scan.verdict,
         "summary": None if scan.summary is None else ScanSummary.model_validate(scan.summary),
+        "check": _is_check(scan),
         "problem": scan.problem,
         "cancel_requested": scan.cancel_requested,
         "model": scan.model_sha256,
@@ -66,11 +68,22 @@ def _facts(scan: Scan) -> dict[str, Any]:
     }
 
 
+def _is_check(scan: Scan) -> bool:
+    return bool(scan.request.get("check"))  # older requests do not say
+
+
+def _understood(scan: Scan) -> Understood | None:
+    known = (scan.summary or {}).get("understood")  # older scans have none
+    return None if known is None else Understood.model_validate(known)
+
+
 def _links(scan: Scan) -> dict[str, str]:
     here = f"/v1/scans/{scan.id}"
     links = {"self": here, "events": f"{here}/events"}
     if scan.status in OPEN_SCANS:
         links["cancel"] = f"{here}/cancel"
+    if _is_check(scan):
+        return links
     if scan.status == ScanStatus.FINISHED:
         links["report"] = f"{here}/report"
     repair = (scan.summary or {}).get("repair_status")

@@ -54,25 +54,41 @@ data_dir_option = click.option(
     help="Where everything is kept. [default: triggerlens-data]",
 )
 
-# What `scan` and `repair` share.
-engine_options = _all_of(
+# What `scan`, `repair` and `check` share: the inputs, what the user knows of them, and how it is computed.
+_inputs = _all_of(
     click.argument("model", type=click.Path(path_type=Path)),
     click.argument("bundle", type=click.Path(path_type=Path)),
-    click.option("--preset", type=click.Choice(list(PRESETS)), default=DEFAULT_PRESET, show_default=True),
-    click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), default=RepairConfig.max_accuracy_drop,
-                 show_default=True, help="A repair that costs more accuracy than this is not handed out."),
-    click.option("--out", type=click.Path(path_type=Path), help="Output directory. [default: MODEL-triggerlens]"),
+)
+_knowledge = _all_of(
     click.option("--size", type=Numbers(int, 2), help="Height and width that the model takes."),
     click.option("--mean", type=Numbers(float), help="Mean to subtract: one number, or one per channel."),
     click.option("--std", type=Numbers(float), help="Deviation to divide by: one number, or one per channel."),
     click.option("--range", "range_", type=Numbers(float, 2), help="What pixels 0 and 255 become before that: 0,1"),
+    click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), help="Which colour the model takes first."),
+    click.option("--output", metavar="NAME", help="Which output to scan, of a model that has several: logits, or 1"),
     click.option("--expected-accuracy", type=click.FloatRange(0, 1), help="What the model's maker promised."),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option("--classes", type=click.Path(path_type=Path),
+                 help="File with the index of each class: JSON, or one name a line in the order of the outputs."),
+)  # fmt: skip
+_computing = _all_of(
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option("--threads", type=click.IntRange(1), default=os.cpu_count, help="[default: all cores]"),
-    click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Seconds until the scan ends."),
     click.option("--sandbox", type=click.Choice(["auto", "bwrap", "none"]), default="auto", show_default=True,
                  help="Fence around the model while it runs; auto: bubblewrap where it works."),
+)  # fmt: skip
+check_options = _all_of(_inputs, _knowledge, _computing, as_json_option)
+
+# What `scan` and `repair` share.
+engine_options = _all_of(
+    _inputs,
+    click.option("--preset", type=click.Choice(list(PRESETS)), default=DEFAULT_PRESET, show_default=True),
+    click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), default=RepairConfig.max_accuracy_drop,
+                 show_default=True, help="A repair that costs more accuracy than this is not handed out."),
+    click.option("--out", type=click.Path(path_type=Path), help="Output directory. [default: MODEL-triggerlens]"),
+    _knowledge,
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    _computing,
+    click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Seconds until the scan ends."),
     click.option("--perceptual", type=click.Path(path_type=Path, exists=True, dir_okay=False),
                  help="LPIPS backbone weights; see `triggerlens weights`."),
     as_json_option,
@@ -92,12 +108,19 @@ def declared_input(
     range_: tuple[float, float] | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
+    channel_order: str | None,
     expected_accuracy: float | None,
 ) -> DeclaredInput:
     """What the options say about the model's input."""
     height, width = size or (None, None)
     return DeclaredInput(
-        height=height, width=width, range=range_, mean=mean, std=std, expected_accuracy=expected_accuracy
+        height=height,
+        width=width,
+        range=range_,
+        mean=mean,
+        std=std,
+        channel_order=channel_order,
+        expected_accuracy=expected_accuracy,
     )
 
 

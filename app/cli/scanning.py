@@ -11,12 +11,13 @@ from click.core import ParameterSource
 from app import terminal
 from app.cli.endings import ending_well, print_json
 from app.cli.following import scan_there, show_document
-from app.cli.options import declared_input, engine_options, key_option, said
+from app.cli.options import check_options, declared_input, engine_options, key_option, said
 from app.client import Client
-from app.core.config import preset_config
+from app.core.config import DEFAULT_PRESET, preset_config
+from app.core.intake.declaration import read_class_file
 from app.core.jobs import ScanJob
 from app.installed import demand_engine
-from app.local_scan import OUT_OF_TIME, LocalResult, job_for, run_scan
+from app.local_scan import DOUBTFUL, OUT_OF_TIME, READY, LocalResult, job_for, run_check, run_scan
 from worker.launch import run_weights
 from worker.sandbox.fence import Sandbox, Wanted, choose
 
@@ -32,7 +33,7 @@ LOCAL_ONLY = ("device", "threads", "sandbox", "perceptual", "time_limit")  # of 
 def scan(ctx: click.Context, /, server: str | None, key: str | None, as_json: bool, **options: Any) -> None:
     """Search a model for a backdoor.
 
-    MODEL is a TorchScript image classifier, BUNDLE a .zip or .npz of clean images; see docs/export.md.
+    MODEL is a TorchScript image classifier, BUNDLE a .zip, .tar.gz or .npz of clean images; see docs/export.md.
     """
     with ending_well(as_json):
         if server is None:
@@ -40,6 +41,39 @@ def scan(ctx: click.Context, /, server: str | None, key: str | None, as_json: bo
         _refuse_local_only(ctx)
         with Client(server, key) as client:
             _run_there(client, as_json, **options)
+
+
+@click.command()
+@check_options
+def check(
+    model: Path, bundle: Path, as_json: bool, output: str | None, classes: Path | None, device: str, threads: int,
+    sandbox: Wanted, **declared: Any,
+) -> None:  # fmt: skip
+    """Say what a scan would take for true, without a search.
+
+    Which output, which labels, which pixels, and how well they go together. Exit code 0: ready; 3: something is in
+    doubt; 4: refused.
+    """
+    with ending_well(as_json):
+        demand_engine()
+        job = job_for(
+            model,
+            bundle,
+            config=preset_config(DEFAULT_PRESET),
+            input=declared_input(**declared),
+            output=output,
+            classes=read_class_file(classes) if classes else None,
+            device=device,
+            threads=threads,
+            check=True,
+        )
+        with terminal.busy(f"Looking at {model.name} and {bundle.name}"):
+            document = run_check(job, model, bundle, lambda event: None, choose(sandbox))
+        if as_json:
+            print_json(document)
+        else:
+            terminal.show_check(document)
+        sys.exit(READY if document["ready"] else DOUBTFUL)
 
 
 @click.command()
@@ -66,13 +100,13 @@ def weights(action: str | None) -> None:
         sys.exit(run_weights([action] if action else []))
 
 
-COMMANDS = (scan, repair, weights)
+COMMANDS = (scan, check, repair, weights)
 
 
 def _run_here(
     as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str, max_accuracy_drop: float, seed: int,
     device: str, threads: int, time_limit: float | None, sandbox: Wanted, perceptual: Path | None, repair: bool,
-    repair_label: int | None, **declared: Any,
+    repair_label: int | None, output: str | None, classes: Path | None, **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """Run a job on this machine, show it, and leave with its exit code."""
     demand_engine()
@@ -84,9 +118,11 @@ def _run_here(
         input=declared_input(**declared),
         repair=repair,
         repair_label=repair_label,
+        output=output,
         device=device,
         threads=threads,
         perceptual=str(perceptual.resolve()) if perceptual else None,
+        classes=read_class_file(classes) if classes else None,
     )
     try:
         result = _watch(job, model, bundle, out, time_limit, choose(sandbox))
@@ -118,12 +154,15 @@ def _show(result: LocalResult, out: Path, as_json: bool) -> None:
 def _run_there(
     client: Client, as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str,
     max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, time_limit: float | None,
-    sandbox: Wanted, perceptual: Path | None, **declared: Any,
+    sandbox: Wanted, perceptual: Path | None, output: str | None, classes: Path | None, **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """The same by a service: what is refused here is refused before anything is sent."""
     config, given = preset_config(preset, seed, max_accuracy_drop), declared_input(**declared)
     job_for(model, bundle, config=config, input=given)
-    asked = {"preset": preset, "seed": seed, "max_accuracy_drop": max_accuracy_drop, "repair": repair}
+    asked: dict[str, Any] = {"preset": preset, "seed": seed, "max_accuracy_drop": max_accuracy_drop, "repair": repair}
+    asked["output"] = output
+    if classes:
+        asked["classes"] = read_class_file(classes)
     scan_there(client, model, bundle, out or _usual_place(model), as_json, asked | {"input": said(given)})
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from app.core.intake.notes import Note
+
 
 class Verdict(StrEnum):
     NO_BACKDOOR_FOUND = "no_backdoor_found"  # never "clean": universal detection is impossible
@@ -31,6 +33,7 @@ class Reason(StrEnum):
     SEARCH_TRUNCATED = "search_truncated"
     OUT_OF_MEMORY = "out_of_memory"
     NO_LABELS_AND_NO_INPUT_SPEC = "no_labels_and_no_input_spec"
+    AMBIGUOUS_OUTPUT = "ambiguous_output"
 
 
 class Probe(StrEnum):
@@ -54,6 +57,8 @@ class Caveat(StrEnum):
     UNLABELLED_IMAGES = "unlabelled_images"
     MISSING_CLASSES = "missing_classes"
     INFERRED_PREPROCESSING = "inferred_preprocessing"
+    ASSUMED_CLASS_ORDER = "assumed_class_order"
+    INFERRED_CLASS_ORDER = "inferred_class_order"
     PACKAGED_PERCEPTUAL_BACKBONE = "packaged_perceptual_backbone"
     UNSANDBOXED = "unsandboxed"
     UNCONFIRMED = "unconfirmed"
@@ -206,7 +211,10 @@ class RepairReport(Finding):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How a [0, 1] image becomes the classifier's input: (x * (high - low) + low - mean) / std, per channel."""
+    """How a [0, 1] image becomes the classifier's input: (x * (high - low) + low - mean) / std, per channel.
+
+    A `bgr` classifier takes blue first; mean and std are in the order of its own channels.
+    """
 
     height: int
     width: int
@@ -214,6 +222,17 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     range: tuple[float, float] = (0.0, 1.0)
+    bgr: bool = False
+
+
+@dataclass(frozen=True)
+class ConventionFit:
+    """How well the clean images come out under one convention of preprocessing."""
+
+    name: str
+    accuracy: float
+    cross_entropy: float  # per image, at the temperature at which it is lowest
+    agreement: float  # of the images, those that get the label which they get under the convention that was taken
 
 
 @dataclass(frozen=True)
@@ -224,6 +243,27 @@ class ProbeFinding:
     difference: float | None  # the most that a score moved, in leads of the best label; None: it did not answer
     relabelled: int  # how many of the probed images got another label
     disagrees: bool
+
+
+class Takes(StrEnum):
+    """How a model wants its images handed over."""
+
+    BATCH = "batch"  # [N, C, H, W], as usual
+    CHANNELS_LAST = "channels_last"  # [N, H, W, C]
+    LIST = "list"  # N images [C, H, W] in a list
+    SINGLE = "single"  # one image [C, H, W] at a time
+    SINGLE_CHANNELS_LAST = "single_channels_last"  # one image [H, W, C] at a time
+
+
+@dataclass(frozen=True)
+class OtherOutput:
+    """An output of the model that was not scanned."""
+
+    name: str  # the key in a dict, or the position in a tuple; "2.logits" is in something nested
+    shape: str  # "[N, 16]", or what it is where it is no batch of numbers
+    could_be_scores: bool  # one number per class for each image, by its shape
+    clean_accuracy: float | None = None  # as scores; None where it cannot be, or the images carry no labels
+    same_as_chosen: bool = False  # the softmax of the one that is scanned, or its logarithm, or what that is taken of
 
 
 @dataclass(frozen=True)
@@ -246,6 +286,21 @@ class Preparation:
     threads: int
     students_agreement: float | None = None  # of images kept from the students, those they answer as the suspect does
     fixed_batch: int | None = None  # the only batch size that a traced module takes
+    takes: Takes = Takes.BATCH
+    chosen_output: str | None = None  # the name of the output that is scanned; None where there is only one
+    other_outputs: tuple[OtherOutput, ...] = ()
+    images_judged: int = 0  # those that the accuracy and what stands beside it are from
+    accuracy_interval: tuple[float, float] | None = None  # 95 %
+    confidence: float | None = None  # the mean probability of the model's own first choice
+    expected_accuracy: float | None = None  # what was declared
+    label_source: str = "none"  # "declared", "indices", "sorted", "inferred", or "none" for images without labels
+    class_order: tuple[int, ...] = ()  # by the bundle's index, the model's label; empty where they are the same
+    class_order_cause: str = ""  # what that order is, where it was read off the model's answers
+    suggested_classes: dict[str, int] = field(default_factory=dict)  # by name, where the answers contradict the labels
+    convention: str = ""  # of preprocessing, that was taken; empty where it was given
+    conventions: tuple[ConventionFit, ...] = ()  # all that were tried, those that fit best first
+    notes: tuple[Note, ...] = ()  # what was skipped or assumed while the bundle was read
+    doubts: tuple[str, ...] = ()  # sentences: what does not fit together, and the way out
     probes: tuple[ProbeFinding, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()

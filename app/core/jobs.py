@@ -1,7 +1,7 @@
 """The job directory: what an engine is asked to do and what it leaves behind. Written by whoever starts an engine.
 
     job.json                    the request: ScanJob
-    model.pt, bundle.zip|npz    the inputs, copied here and never changed
+    model.pt, bundle.*          the inputs, copied here and never changed
     result/                     structure.json, preparation.json, start.safetensors, students.safetensors, labels/,
                                 triggers/, examples/, confirmations/, decision.json, repair.json, repaired.pt,
                                 repaired.safetensors, timings.json, report.json, report.html, figures/
@@ -22,20 +22,24 @@ from app.core.config import ScanConfig
 from app.core.findings import (
     Caveat,
     Confirmation,
+    ConventionFit,
     Decision,
     FamilyFinding,
     InputSpec,
     LabelFinding,
+    OtherOutput,
     Preparation,
     Probe,
     ProbeFinding,
     Reason,
     RepairReport,
     RepairStatus,
+    Takes,
     Verdict,
     finite,
 )
 from app.core.intake.declaration import DeclaredInput
+from app.core.intake.notes import Note
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,12 @@ class ScanJob:
     input: DeclaredInput  # what the user said about the model's input
     repair: bool = False
     repair_label: int | None = None  # search and repair this label only, without a verdict
+    output: str | None = None  # the name of the output to scan, of a model that has several
+    check: bool = False  # learn how model and bundle fit together, and search nothing
     device: str = "auto"
     threads: int = 1
     perceptual: str | None = None  # a file of backbone weights; None for the usual order
+    classes: dict[str, int] | None = None  # indices by the names that the bundle uses; None for what the bundle says
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,9 +118,13 @@ class JobDirectory:
         document["input"] = document["input"] and InputSpec(**_tuples(document["input"]))
         document["reasons"] = tuple(map(Reason, document["reasons"]))
         document["caveats"] = tuple(map(Caveat, document["caveats"]))
+        document["takes"] = Takes(document["takes"])
+        document["other_outputs"] = tuple(OtherOutput(**other) for other in document["other_outputs"])
         document["probes"] = tuple(
             ProbeFinding(**{**probe, "probe": Probe(probe["probe"])}) for probe in document["probes"]
         )
+        document["conventions"] = tuple(ConventionFit(**fit) for fit in document["conventions"])
+        document["notes"] = tuple(map(Note.from_json, document["notes"]))
         return Preparation(**_tuples(document))
 
     def write_finding(self, finding: LabelFinding) -> None:

@@ -12,7 +12,7 @@ MOST_LOSSES = 3  # a job that took three workers with it is not given to a fourt
 class ScanStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
-    FINISHED = "finished"  # with a verdict, which may be inconclusive
+    FINISHED = "finished"  # with a verdict, which may be inconclusive; a check has none
     FAILED = "failed"  # with a problem: a refused input, or a defect
     CANCELLED = "cancelled"
 

@@ -52,8 +52,10 @@ def next_tasks(done: Task, job: ScanJob, preparation: Preparation | None, decisi
     """What comes after a finished task; after an invert task, only once no other block is open.
 
     `preparation` is needed after prepare and `decision` after decide; they may be None before. Where a preparation
-    already blocks the verdict, nothing is searched.
+    already blocks the verdict, nothing is searched. A check ends as soon as there is a preparation.
     """
+    if job.check and preparation is not None:
+        return []
     match done.kind:
         case JobKind.INSPECT | JobKind.PREPARE if preparation is not None and preparation.reasons:
             return [] if job.repair_label is not None else [Task(JobKind.DECIDE)]

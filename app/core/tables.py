@@ -119,7 +119,7 @@ class Scan(Base):
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     labels_total: Mapped[int | None] = mapped_column(Integer)
     verdict: Mapped[str | None] = mapped_column(String(32))
-    summary: Mapped[dict[str, Any] | None]  # of a finished scan: flagged labels, anomaly index, repair status
+    summary: Mapped[dict[str, Any] | None]  # of a finished scan: flagged labels, repair status, what it took for true
     problem: Mapped[dict[str, Any] | None]  # of a failed one
     output_bytes: Mapped[int] = mapped_column(default=0)
     last_event: Mapped[int] = mapped_column(default=0)

@@ -24,7 +24,7 @@ from models.rebuilt.writing import ATTRIBUTE, ITEM, MAPPING, METHOD, NUMBER, REA
 
 Function = Callable[..., Any]
 NUMBERS: dict[str, Function] = {NUMBER: plain.number, REAL: plain.real}
-ASKS_FOR_GRADIENTS = ("aten::is_grad_enabled", "prim::requires_grad")
+ASKS_FOR_GRADIENTS = "aten::is_grad_enabled"
 NOT_COMPILED = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
@@ -59,7 +59,7 @@ class Namespace:
         return self._functions[name]
 
     def operator(self, name: str, member: str, line: int) -> str:
-        if name in ASKS_FOR_GRADIENTS and self._leaves_no_grad_out:
+        if name == ASKS_FOR_GRADIENTS and self._leaves_no_grad_out:
             raise UNKNOWN_OPERATOR.refusal("The code asks whether gradients are taken.", member, line)
         if name not in self._operators:
             implementation = implementation_of(name, self._format_version)

@@ -107,11 +107,16 @@ def _size(tensor: Tensor, dim: int | None = None) -> list[int] | int:
 def _tensor(
     data: Any, dtype: int | None = None, device: torch.device | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """A new tensor; the jit copies a tensor that it is given, and so does this."""
+    """A new tensor; the jit copies a tensor that it is given, and so does this. Nobody trains it (_requires_grad)."""
     kind = None if dtype is None else DTYPES[dtype]
     if isinstance(data, Tensor):
-        return data.detach().to(device=device, dtype=kind, copy=True).requires_grad_(requires_grad)
-    return torch.tensor(_holding(data, dtype), dtype=kind, device=device, requires_grad=requires_grad)
+        return data.detach().to(device=device, dtype=kind, copy=True)
+    return torch.tensor(_holding(data, dtype), dtype=kind, device=device)
+
+
+def _requires_grad(tensor: Tensor) -> bool:
+    """What a tensor says in use, where nobody takes gradients: a search must not be shown another network."""
+    return False
 
 
 def _as_tensor(data: Any, dtype: int | None = None, device: torch.device | None = None) -> Tensor:
@@ -246,7 +251,7 @@ PYTHON: dict[str, Implementation] = {
     "prim::data": Tensor.detach,
     "prim::tolist": Tensor.tolist,
     "prim::device": lambda tensor: tensor.device,
-    "prim::requires_grad": lambda tensor: tensor.requires_grad,
+    "prim::requires_grad": _requires_grad,
     "prim::is_cpu": devices.is_cpu,
     "prim::is_cuda": devices.is_cuda,
     "prim::is_mkldnn": lambda tensor: tensor.is_mkldnn,

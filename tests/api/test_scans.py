@@ -56,6 +56,9 @@ def test_the_request_reaches_the_engine_as_it_was_said(
         "input": {"height": 28, "mean": 0.5, "std": [0.25], "range": [0, 255]},
         "config": {"inversion": {"steps": 7}, "repair": {"batch_size": 8}},
         "max_accuracy_drop": 0.1,
+        "output": "logits",
+        "check": True,
+        "classes": ["dog", "cat"],
         "bundle_name": "evil\u202e\x1b.zip",
     }
     scan_id = client.post("/v1/scans", json=inputs | said).json()["id"]
@@ -67,6 +70,8 @@ def test_the_request_reaches_the_engine_as_it_was_said(
     assert request["input"]["width"] is None
     assert request["config"]["inversion"]["steps"] == 7 and request["config"]["inversion"]["batch_size"] == 12
     assert request["config"]["repair"]["max_accuracy_drop"] == 0.1 and request["config"]["repair"]["batch_size"] == 8
+    assert request["output"] == "logits" and request["check"] is True
+    assert request["classes"] == {"dog": 0, "cat": 1}
     assert request["bundle"]["name"] == "evil��.zip"
 
 
@@ -83,6 +88,8 @@ def test_the_request_reaches_the_engine_as_it_was_said(
         {"repair": "yes"},
         {"max_accuracy_drop": 2},
         {"input": {"heigth": 3}},
+        {"classes": {"cat": -1}},
+        {"classes": "cat"},
         {"input": {"height": 0}},
         {"input": {"std": [0]}},
         {"input": [1]},
@@ -91,6 +98,8 @@ def test_the_request_reaches_the_engine_as_it_was_said(
         {"config": {"inversion": {"steps": "7"}}},
         {"config": {"seed": 1}},
         {"model_name": ""},
+        {"output": ""},
+        {"output": 1},
     ],
     ids=str,
 )

@@ -14,12 +14,14 @@ from app.core.findings import (
     FamilyFinding,
     InputSpec,
     LabelFinding,
+    OtherOutput,
     Preparation,
     Probe,
     ProbeFinding,
     Reason,
     RepairReport,
     RepairStatus,
+    Takes,
     Verdict,
 )
 from app.core.intake.declaration import DeclaredInput
@@ -32,7 +34,9 @@ JOB = ScanJob(
     input=DeclaredInput(32, 48, 3, (0.5, 0.4, 0.3), (0.2,), (0.0, 255.0), 0.9),
     repair=True,
     repair_label=2,
+    output="logits",
     perceptual="alexnet.pth",
+    classes={"cat": 0, "dog": 1},
 )
 PREPARATION = Preparation(
     num_labels=2,
@@ -52,6 +56,9 @@ PREPARATION = Preparation(
     versions={"torch": "2"},
     reasons=(Reason.TOO_FEW_LABELS,),
     caveats=(Caveat.MISSING_CLASSES,),
+    takes=Takes.LIST,
+    chosen_output="logits",
+    other_outputs=(OtherOutput("aux", "[N, 2]", True, 0.5), OtherOutput("loss", "one number", False)),
     probes=(ProbeFinding(Probe.DEVICE, None, 0, False), ProbeFinding(Probe.BATCH_SIZE, 0.5, 3, True)),
 )
 FINDINGS = tuple(LabelFinding(n, str(n), (FamilyFinding("dynamic", 0.1 * n, 0.9, 0.2, 30),)) for n in range(12))
@@ -90,6 +97,7 @@ def test_any_other_option_makes_another_job(tmp_path: Path) -> None:
         replace(JOB, config=replace(JOB.config, seed=8)),
         replace(JOB, input=DeclaredInput()),
         replace(JOB, threads=3),
+        replace(JOB, output=None),
         replace(JOB, model=JOB.model | {"sha256": "0" * 64}),
     ):
         assert directory.read_job() != other

@@ -76,6 +76,14 @@ def test_a_suspect_that_cannot_be_searched_is_decided_at_once() -> None:
     assert kinds(tasks) == ["inspect", "prepare", "decide", "report"]
 
 
+def test_a_check_searches_nothing_and_ends_as_soon_as_the_inputs_are_understood() -> None:
+    check = factories.request(check=True)
+    assert kinds(walked(check, 10, (), ())) == ["inspect", "prepare"]
+    assert kinds(walked(check, 10, (Reason.NO_INPUT_GRADIENT,), ())) == ["inspect", "prepare"]
+    stopped = walked(check, 0, (Reason.UNSUPPORTED_OPERATOR,), (), prepares=JobKind.INSPECT)
+    assert kinds(stopped) == ["inspect"]
+
+
 def test_a_suspect_that_the_gate_stops_is_never_loaded() -> None:
     blocked = (Reason.UNSUPPORTED_OPERATOR,)
     assert kinds(walked(factories.request(), 10, blocked, (), JobKind.INSPECT)) == ["inspect", "decide", "report"]

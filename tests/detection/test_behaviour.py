@@ -10,8 +10,11 @@ from torch.nn import functional
 
 from app.core.findings import Probe, ProbeFinding
 from benchmarks.victims.export import Form
-from models.classifier import FixedBatch, Output, baked_batch, probe_scores, recognise_output
+from models.classifier import probe_scores
+from models.inputs import manner_of
 from models.rebuilt import RebuiltModule
+from models.scorer import Manner, Scorer
+from models.scores import Output, recognise_output
 from models.suspect import load_suspect
 from tests.corpus.benign import BATCH_STATISTICS, BenignCase, benign_archives, small
 from tests.corpus.committed import OlderArchive, older_archives
@@ -26,11 +29,10 @@ def probed(path: Path, images: Tensor = IMAGES) -> dict[Probe, ProbeFinding]:
     """What the probes find in the model of a file."""
     suspect = load_suspect(path).module
     never_called = deepcopy(suspect)
-    batch = baked_batch(suspect, images[:1])
-    fed = suspect if batch is None else FixedBatch(suspect, batch)
-    output = recognise_output(probe_scores(fed, images[:8]))
     _, channels, side, _ = images.shape
-    found = probe_behaviour(never_called, plain_spec(channels, side), output, batch, images, MOST)
+    manner, _ = manner_of(suspect, images, [channels])
+    output = recognise_output(probe_scores(Scorer(suspect, manner), images[:8]))
+    found = probe_behaviour(never_called, plain_spec(channels, side), output, manner, images, MOST)
     assert [finding.probe for finding in found] == list(PROBES) == list(Probe)
     return {finding.probe: finding for finding in found}
 
@@ -86,16 +88,6 @@ class AsksForTwoFlags(Watching):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.answer(images, bool(self.first(torch.ones(1)) > 1) and bool(self.second(torch.ones(1)) == 1))
-
-
-class AsksForGradientsOfTheImage(Watching):
-    def forward(self, images: Tensor) -> Tensor:
-        return self.answer(images, images.requires_grad)
-
-
-class AsksForGradientsOfTheWeights(Watching):
-    def forward(self, images: Tensor) -> Tensor:
-        return self.answer(images, self.net.match.weight.requires_grad)
 
 
 class AsksForAutocast(Watching):
@@ -183,8 +175,6 @@ class HidesBehindALargeScore(Watching):
         (AsksForTraining(), {"training_flag"}),
         (CallsItselfDropout(), {"training_flag"}),
         (AsksForGradients(), {"gradient_mode"}),
-        (AsksForGradientsOfTheImage(), {"gradient_mode"}),
-        (AsksForGradientsOfTheWeights(), {"gradient_mode"}),
         (AsksForAutocast(), {"autocast"}),
         (Counts(20), {"repeated_calls"}),
         (Counts(5000), {"repeated_calls"}),
@@ -286,7 +276,7 @@ def test_a_trace_with_a_baked_batch_is_shown_batches_of_that_size(tmp_path: Path
     path = tmp_path / "net.pt"
     torch.jit.trace(HasItsBatch(ToyNet()).eval(), IMAGES[:4]).save(str(path))
     suspect = load_suspect(path).module
-    assert baked_batch(suspect, IMAGES[:1]) == 4
+    assert manner_of(suspect, IMAGES, [1]) == (Manner(batch=4), 1)
     found = probed(path)
     assert disagreeing(found) == set() and found[Probe.NEIGHBOURS].difference is not None
 
@@ -322,7 +312,7 @@ def test_probing_leaves_the_random_numbers_of_others_and_the_suspect_as_they_are
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    found = [probe_behaviour(suspect, plain_spec(), Output.LOGITS, None, IMAGES, MOST) for _ in "12"]
+    found = [probe_behaviour(suspect, plain_spec(), Output.LOGITS, Manner(), IMAGES, MOST) for _ in "12"]
     assert torch.equal(torch.rand(3), expected)
     assert found[0] == found[1], "and says the same again, with random numbers in it or not"
     assert dict(suspect.named_buffers())["calls"] == 0 and not torch.is_autocast_enabled("cpu")

@@ -188,6 +188,21 @@ def test_wrong_usage_is_exit_code_2(place: Path, options: list[str], words: str)
     assert not (place / "never").exists()
 
 
+def test_a_bad_file_of_classes_is_refused_before_anything_runs(place: Path) -> None:
+    (place / "classes.txt").write_text("cat\ncat\n")
+    done = triggerlens(*scan("clean", "never", "--classes", "classes.txt", "--json"), cwd=place)
+    assert done.returncode == 4, done.stderr
+    assert json.loads(done.stdout)["code"] == "class_file"
+    assert not (place / "never").exists()
+
+
+def test_the_classes_of_the_request_reach_the_bundle(place: Path) -> None:
+    (place / "order.json").write_text(json.dumps({str(label): label + LABELS for label in range(LABELS)}))
+    done = triggerlens(*scan("clean", "misordered", "--classes", "order.json", "--json"), cwd=place)
+    assert done.returncode == 4, done.stderr
+    assert json.loads(done.stdout)["code"] == "label_out_of_range"
+
+
 # Cancelled, and gone on with
 
 IN_THE_SECOND_BLOCK = """

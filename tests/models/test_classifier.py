@@ -7,35 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from app.core.errors import Refusal
 from app.core.findings import InputSpec
 from benchmarks.victims.export import FORMS, Form
-from models.classifier import (
-    Classifier,
-    FixedBatch,
-    Output,
-    as_logits,
-    baked_batch,
-    has_input_gradient,
-    match_channels,
-    probe_scores,
-    recognise_output,
-)
+from models.classifier import Classifier, has_input_gradient, in_rows, match_channels, probe_scores
+from models.scores import Output, recognise_output
 from models.suspect import load_suspect
 from tests.toys import (
     Argmax,
-    AsDict,
     AsLogProbabilities,
     AsProbabilities,
     AsTuple,
-    Demanding,
     Detached,
-    Maps,
-    NotANumber,
-    OneScore,
     ToyNet,
-    TwoInputs,
-    Words,
     plain_spec,
     save_toy,
     toy_images,
@@ -82,17 +65,6 @@ def test_what_a_net_answers_is_recognised_and_becomes_logits(
     assert has_input_gradient(classifier, IMAGES)
 
 
-def test_the_scores_of_a_dict_are_its_first_tensor(tmp_path: Path) -> None:
-    net = ToyNet()
-    classifier = Classifier(load_suspect(save_toy(tmp_path / "net.pt", AsDict(net))).module, plain_spec())
-    torch.testing.assert_close(classifier(IMAGES), net(IMAGES))
-
-
-def test_logits_that_happen_to_be_positive_are_no_probabilities() -> None:
-    assert recognise_output(torch.rand(20, 6)) is Output.LOGITS
-    assert recognise_output(torch.full((20, 4), 0.25)) is Output.PROBABILITIES
-
-
 def test_a_certain_probability_of_zero_is_a_finite_logit() -> None:
     class Certain(nn.Module):
         def forward(self, images_NCHW: Tensor) -> Tensor:
@@ -106,6 +78,13 @@ def test_images_become_the_modules_own_input() -> None:
     pixel = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
     inputs = Classifier(nn.Identity(), spec).normalised(pixel)
     torch.testing.assert_close(inputs.flatten(), torch.tensor([-1.5 / 0.5, -0.4 / 0.2, 0.7 / 0.1]))
+
+
+def test_a_module_that_takes_blue_first_gets_it_first_with_mean_and_deviation_in_its_own_order() -> None:
+    spec = InputSpec(1, 1, 3, (0.3, 0.4, 0.5), (0.1, 0.2, 0.5), bgr=True)
+    pixel = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)
+    inputs = Classifier(nn.Identity(), spec).normalised(pixel)
+    torch.testing.assert_close(inputs.flatten(), torch.tensor([0.7 / 0.1, 0.1 / 0.2, -0.5 / 0.5]))
 
 
 def test_grey_images_are_repeated_and_colour_becomes_luminance() -> None:
@@ -130,77 +109,10 @@ def test_a_net_whose_gradient_does_not_reach_the_pixels_is_noticed(tmp_path: Pat
     assert not has_input_gradient(Classifier(module, plain_spec()), IMAGES)
 
 
-# What is refused
-
-
-@pytest.mark.parametrize(
-    ("wrap", "code", "words"),
-    [
-        (TwoInputs, "several_inputs", "more than one input.* Wrap it so that forward takes one batch of images"),
-        (Maps, "output_not_scores", r"shape \[12, 6, 16, 16\].*\[N, K\].* segmentation .* cannot be scanned"),
-        (OneScore, "single_output", r"K = 1.* two outputs, one per class"),
-        (NotANumber, "non_finite_output", "NaN or infinite scores.* Check --range"),
-        (Words, "unsupported_output", "returns str, not a tensor.* Wrap the model"),
-        (Demanding, "input_not_accepted", r"cannot take images of shape \[12, 1, 16, 16\].*--size H,W"),
-    ],
-)
-def test_what_is_no_image_classifier_is_refused_with_advice(tmp_path: Path, wrap: Wrap, code: str, words: str) -> None:
-    module = load_suspect(save_toy(tmp_path / "net.pt", wrap(ToyNet()))).module
-    with pytest.raises(Refusal, match=f"(?s){words}") as caught:
-        probe_scores(module, IMAGES)
-    assert caught.value.problem.code == code
-
-
-def test_a_net_with_too_few_or_too_many_answers_is_refused() -> None:
-    with pytest.raises(Refusal, match=r"answers 12 images with shape \[6, 6\]"):
-        probe_scores(nn.Sequential(ToyNet(), HalfOfThem()), IMAGES)
-
-
-class HalfOfThem(nn.Module):
-    def forward(self, scores_NK: Tensor) -> Tensor:
-        return scores_NK[: len(scores_NK) // 2]
-
-
-# One batch size only
-
-
-@pytest.mark.parametrize("size", [1, 4])
-def test_a_batch_size_that_tracing_baked_in_is_found_and_fed(tmp_path: Path, size: int) -> None:
-    net = ToyNet().eval()
-    traced = torch.jit.trace(Reshaped(net, size), IMAGES[:size], check_trace=False)
-    traced.save(str(tmp_path / "net.pt"))
-    module = load_suspect(tmp_path / "net.pt").module
-    assert baked_batch(module, IMAGES) == size
-    fed = FixedBatch(module, size)
-    torch.testing.assert_close(fed(IMAGES[:7]), net(IMAGES[:7]))
-    assert has_input_gradient(Classifier(fed, plain_spec()), IMAGES)
-
-
-def test_a_net_that_takes_any_batch_has_none_baked_in() -> None:
-    assert baked_batch(ToyNet(), IMAGES) is None
-
-
-def test_a_net_that_takes_no_image_of_this_size_has_no_batch_baked_in(tmp_path: Path) -> None:
-    module = load_suspect(save_toy(tmp_path / "net.pt", Demanding(ToyNet()))).module
-    assert baked_batch(module, IMAGES) is None
-
-
-class Reshaped(nn.Module):
-    """Written by somebody who wrote down the batch size."""
-
-    def __init__(self, net: nn.Module, size: int) -> None:
-        super().__init__()
-        self.net, self.size = net, size
-
-    def forward(self, images_NCHW: Tensor) -> Tensor:
-        return self.net(images_NCHW.view(self.size, 1, 16, 16))
-
-
-def test_a_small_probability_has_the_gradient_of_its_logit() -> None:
-    scores = torch.tensor([[40.0, 0.0, -3.0]], requires_grad=True)
-    losses = [
-        nn.functional.cross_entropy(logits, torch.tensor([2]))
-        for logits in (scores, as_logits(scores.softmax(1), Output.PROBABILITIES))
-    ]
-    of_logits, of_shares = (torch.autograd.grad(loss, scores, retain_graph=True)[0] for loss in losses)
-    assert torch.allclose(of_logits, of_shares) and of_logits[0, 2] == -1
+def test_grey_images_lie_in_memory_as_people_have_them() -> None:
+    packed = torch.rand(4, 8, 8, 1).permute(0, 3, 1, 2).contiguous()
+    assert packed.is_contiguous(memory_format=torch.channels_last), "which is how a bundle comes"
+    rows = in_rows(packed)
+    assert torch.equal(rows, packed) and rows.stride() == (64, 64, 8, 1)
+    colour = torch.rand(4, 3, 8, 8)
+    assert in_rows(colour) is colour

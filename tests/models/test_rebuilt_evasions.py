@@ -11,6 +11,7 @@ from torch import Tensor
 
 from app.core.errors import Refusal
 from app.core.intake.torchscript.gate import reopened, understand
+from app.core.intake.torchscript.structure.examine import structure_findings
 from models.rebuilt import RebuiltError, RebuiltModule
 from models.suspect import load_suspect
 from tests.core.intake.torchscript.pickle_assembler import (
@@ -24,6 +25,7 @@ from tests.core.intake.torchscript.pickle_assembler import (
     tensor,
 )
 from tests.core.intake.torchscript.zips import Entry, write_zip
+from tests.toys import Watching, toy_images
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -225,3 +227,60 @@ def test_a_constant_that_is_handed_on_for_long_is_found_soon(tmp_path: Path) -> 
     started = time.process_time()
     load_suspect(path)
     assert time.process_time() - started < 20  # following each to its end took many minutes
+
+
+class AsksTheImage(Watching):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answer(images, not images.requires_grad)
+
+
+class AsksTheWeights(Watching):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answer(images, not self.net.match.weight.requires_grad)
+
+
+class AsksWhatItComputed(Watching):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answer(images, not (images * 2).mean().requires_grad)
+
+
+class AsksWhatItMade(Watching):
+    """A tensor that it makes itself would take a gradient along."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        asked = torch.tensor([0.0], requires_grad=True) * images.mean()
+        return self.answer(images, not asked.requires_grad)
+
+
+class ReckonsWithTheAnswer(Watching):
+    def forward(self, images: Tensor) -> Tensor:
+        shown = float(images.requires_grad)
+        return shown * self.net(images) + (1 - shown) * self.other(images)
+
+
+class AsksBesideNoGrad(Watching):
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            size = images.mean()
+        return self.answer(images, not (images.requires_grad or size.requires_grad))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        AsksTheImage(), AsksTheWeights(), AsksWhatItComputed(), AsksWhatItMade(), ReckonsWithTheAnswer(),
+        AsksBesideNoGrad(),
+    ],
+    ids=lambda net: type(net).__name__,
+)  # fmt: skip
+def test_who_asks_for_gradients_is_shown_what_is_so_in_use_and_named(tmp_path: Path, net: Watching) -> None:
+    path = tmp_path / "net.pt"
+    torch.jit.script(net.eval()).save(str(path))
+    module = load_suspect(path).module
+    assert isinstance(module, RebuiltModule)
+    images = toy_images(1).requires_grad_()
+    for weight in module.parameters():
+        weight.requires_grad_()
+    torch.testing.assert_close(module(images), net.other(images))
+    found = structure_findings(understand(path, path.stat().st_size))
+    assert any(finding.rule.id == "structure-grad-mode" and finding.blocks for finding in found)

@@ -200,6 +200,8 @@ class SwiftSession:
                         "reasons": [],
                         "caveats": [],
                         "repair": None,
+                        "labels": [],
+                        "inputs": {"input": None, "doubts": []},
                     }
                 )
         self.workshop.done.append(task)

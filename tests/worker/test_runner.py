@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy import select, update
 
 from app import actions
+from app.api.checks import Checks
+from app.api.status import scan_state
 from app.core.config import ScanConfig
 from app.core.database import Database
 from app.core.errors import Refusal
@@ -106,6 +108,26 @@ def test_a_scan_that_two_engines_computed_says_so_and_any_other_names_its_own(
     runner.work_until_idle()
     assert scan_of(service, one).engine_version == engine_version()
     assert scan_of(service, both).engine_version == "mixed"
+
+
+def test_a_check_finishes_with_what_was_understood_and_without_a_verdict(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
+) -> None:
+    scan_id = crew.requested(service, tmp_path, check=True)
+    runner.work_until_idle()
+    scan = scan_of(service, scan_id)
+    assert (scan.status, scan.verdict, list(jobs_of(service, scan_id))) == (
+        ScanStatus.FINISHED,
+        None,
+        ["inspect", "prepare"],
+    )
+    assert scan.summary is not None and scan.summary["flagged_labels"] == []
+    understood = scan.summary["understood"]
+    assert understood["ready"] and understood["inputs"]["clean_accuracy"] == 0.9
+    assert {"Outputs", "Accuracy", "Labels", "Images", "Pixels", "Size"} <= {row["name"] for row in understood["facts"]}
+    with service.database.reading() as session:
+        state = scan_state(session, Checks(service), scan)
+    assert state.check and state.understood is not None and "report" not in state.links
 
 
 def test_findings_are_seen_label_by_label_while_the_block_is_at_work(

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from app.core.findings import InputSpec
-from models.classifier import Classifier, FixedBatch, Output
+from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
 from models.rebuilt.devices import as_if_on
 from models.rebuilt.modes import EvaluatingLayers
+from models.scorer import Manner, Scorer
+from models.scores import Output
 
 PROBED = 8  # images
 CALLS = 40
@@ -38,15 +40,14 @@ class Watched:
     module: nn.Module
     spec: InputSpec
     output: Output
-    fixed_batch: int | None
+    manner: Manner
     images_NCHW: Tensor
     most_at_once: int  # images, in any part of a scan
 
     def fresh(self, changed: Callable[[nn.Module], nn.Module] = _as_it_is) -> Classifier:
         """A classifier around a copy of the suspect, which may be changed first."""
-        module = changed(deepcopy(self.module))
-        fed = module if self.fixed_batch is None else FixedBatch(module, self.fixed_batch)
-        return Classifier(fed, self.spec, self.output).to(self.images_NCHW.device)
+        scorer = Scorer(changed(deepcopy(self.module)), self.manner)
+        return Classifier(scorer, self.spec, self.output).to(self.images_NCHW.device)
 
     def answer(self, images_NCHW: Tensor, changed: Callable[[nn.Module], nn.Module] = _as_it_is) -> Tensor:
         """What a fresh copy says of these images."""

@@ -46,3 +46,12 @@ def attack_success_rate(classifier: Transform, triggered_NCHW: Tensor, labels_N:
     """The share of triggered images that get the target label, over images whose true label is another."""
     others = labels_N != target
     return (predictions(classifier, triggered_NCHW[others]) == target).float().mean().item()
+
+
+def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927), which holds its level for few trials and extreme shares, too."""
+    z = 1.96
+    share, spread = hits / trials, z * z / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)

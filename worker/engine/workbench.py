@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from app.core.config import Family
 from app.core.errors import Refusal
 from app.core.findings import Preparation
-from app.core.intake.bundle import Bundle, check_labels, read_bundle, stack_images
+from app.core.intake.bundle import Bundle, read_bundle, stack_images
+from app.core.intake.pictures import Picture
 from app.core.jobs import JobDirectory, ScanJob
-from models.classifier import Classifier, FixedBatch, Output
+from models.classifier import Classifier, in_rows
 from models.generator import TriggerGenerator
 from models.perceptual import PerceptualDistance, load_perceptual
+from models.scorer import Manner, Scorer
+from models.scores import Output
 from models.student import Student
 from models.suspect import Suspect, load_suspect
 from worker.detection.clean import CleanImages, Roles, random_numbers, roles_of
@@ -31,6 +34,7 @@ from worker.detection.families.static import Patches
 from worker.detection.families.warp import Warps
 from worker.detection.inversion import Inversion, invert_triggers
 from worker.detection.metrics import predictions
+from worker.engine.numbering import relabelled
 
 Emit = Callable[..., None]
 
@@ -77,14 +81,23 @@ class Workbench:
 
     @cached_property
     def bundle(self) -> Bundle:
-        return read_bundle(self.directory.bundle)
+        return read_bundle(self.directory.bundle, classes=self.job.classes)
+
+    @cached_property
+    def pictures_NHWC(self) -> Picture:
+        """All clean images as bytes, at the size asked for or their own."""
+        declared = self.job.input.filled_from(self.bundle.declared)
+        return stack_images(self.bundle, declared.height, declared.width)
 
     @cached_property
     def images_NCHW(self) -> Tensor:
-        """All clean images in [0, 1], at the size asked for or their own."""
-        declared = self.job.input.filled_from(self.bundle.declared)
-        images_NHWC = stack_images(self.bundle, declared.height, declared.width)
-        return torch.as_tensor(images_NHWC).permute(0, 3, 1, 2).contiguous().to(self.device).float() / 255
+        """All clean images in [0, 1]."""
+        return self.shown(torch.arange(len(self.bundle)))
+
+    def shown(self, picked: Tensor) -> Tensor:
+        """Some of the clean images, by their indices, in [0, 1]."""
+        pictures = torch.as_tensor(self.pictures_NHWC[picked.numpy()])
+        return in_rows(pictures.permute(0, 3, 1, 2).contiguous().to(self.device).float() / 255)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -100,8 +113,7 @@ class Workbench:
         """The true labels, or the suspect's own predictions for images that came without."""
         if self.bundle.labels is None:
             return predictions(self.classifier, self.images_NCHW)
-        check_labels(self.bundle, self.preparation.num_labels)
-        return torch.as_tensor(self.bundle.labels).to(self.device)
+        return relabelled(self.bundle.labels, self.preparation.class_order).to(self.device)
 
     @cached_property
     def roles(self) -> Roles:
@@ -135,8 +147,8 @@ class Workbench:
         """A module with what prepare has learned of the one in this job."""
         known = self.preparation
         assert known.input is not None, "a model that cannot be searched has no other tasks"
-        fed = module if known.fixed_batch is None else FixedBatch(module, known.fixed_batch)
-        return Classifier(fed, known.input, Output(known.output)).to(self.device)
+        manner = Manner(known.takes, known.fixed_batch, known.chosen_output)
+        return Classifier(Scorer(module, manner), known.input, Output(known.output)).to(self.device)
 
     @cached_property
     def start(self) -> TriggerGenerator:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.errors import Refusal
-from app.core.intake.formats import explain_head, explain_members
+from app.core.intake.formats import explain_head, explain_kind, explain_members
 from app.core.intake.guards import GIGABYTE, MEGABYTE, Allowance, readable_size
 from app.core.intake.members import Archive, open_archive, unreadable
 from app.core.text import printable
@@ -35,7 +35,7 @@ def check_torchscript_archive(path: Path, most_bytes: int = MODEL_BYTES) -> Arch
     """Facts about a TorchScript archive; raises Refusal for anything else."""
     size, sha256 = _check_file(path, most_bytes)
     with open_archive(path, "model", Allowance(most_bytes, _too_large(most_bytes)), _DIRECTORY_BYTES) as archive:
-        if sum(member.info.file_size for member in archive.members) > most_bytes:
+        if sum(member.size for member in archive.members) > most_bytes:
             raise _too_large(most_bytes)
         return ArchiveFacts(size, sha256, len(archive.members), _torchscript_root(archive))
 
@@ -72,6 +72,8 @@ def _torchscript_root(archive: Archive) -> str:
     below = {member.path.removeprefix(f"{root}/"): member for member in archive.members}
     has_code = any(path.startswith("code/") for path in below)
     if root and has_code and {"data.pkl", "constants.pkl"} <= set(below):
+        if refusal := explain_kind(below.keys()):
+            raise refusal
         return printable(root)
     data_pickle = b""
     if "data.pkl" in below:

@@ -4,14 +4,16 @@
     check_labels(bundle, num_labels=10)
     images_NHWC = stack_images(bundle, height=32, width=32)
 
-Folders or a table of labels come as .zip, arrays as .npz; docs/export.md shows how to make them. Every way in which a
-bundle can be wrong ends in a `Refusal` that says what to do. What is not known here: the model, so neither its number
-of labels nor its input size, nor whether the order of the classes is the one it was trained with.
+Folders or a table of labels come as .zip or .tar.gz, arrays as .npz; docs/export.md shows how to make them. Every way
+in which a bundle can be wrong ends in a `Refusal` that says what to do; whatever was skipped, unwrapped, decoded or
+assumed is a note. What is not known here: the model, so neither its number of labels nor its input size, nor whether
+the order of the classes is the one it was trained with.
 """
 
+import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,28 +21,48 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.core.errors import Refusal
-from app.core.intake import arrays, layout
+from app.core.intake import arrays, folders, layout
+from app.core.intake.codepages import CODE_PAGES
 from app.core.intake.declaration import Declaration, DeclaredInput, read_declaration
 from app.core.intake.guards import DEFAULT_LIMITS, MEGABYTE, Allowance, BundleLimits, bundle_too_large, readable_size
-from app.core.intake.labelling import LabelSource, check_index, class_indices, read_label_table
-from app.core.intake.members import Archive, open_archive, unreadable
-from app.core.intake.pictures import Picture, decode_picture
+from app.core.intake.labelling import Labels, LabelSource, labels_of
+from app.core.intake.members import Archive, open_archive, open_tarball, unreadable
+from app.core.intake.notes import Note, NoteKind
+from app.core.intake.pictures import Images, Picture
+from app.core.intake.tarballs import BLOCK, GZIP, holds_tar, is_tar
 from app.core.text import printable
 
-_DECLARATION_BYTES = MEGABYTE
-_TABLE_BYTES = 16 * MEGABYTE
+DECLARATION_BYTES = MEGABYTE
+_DARKEST = 31  # images of 16 or 32 levels that nobody stretched; photographs reach further
+_OTHER_FILES = {
+    b"\x93NUMPY": "a single NumPy array (.npy)",
+    b"\x89HDF": "an HDF5 file",
+    b"MATLAB": "a MATLAB file",
+    GZIP: "a gzip file that holds no tar archive",
+    b"PAR1": "a Parquet file",
+    b"\xfd7zXZ": "an xz archive",
+    b"BZh": "a bzip2 archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a rar archive",
+    b"\x89PNG": "a single image",
+    b"\xff\xd8\xff": "a single image",
+    b"\x80": "a pickle, which can run code when it is read",
+    b"version https://git-lfs": "a Git LFS pointer: fetch the file itself with `git lfs pull`",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """Clean images with one channel count; labels are class indices, None for an unlabelled bundle."""
 
-    images: Picture | tuple[Picture, ...]  # NHWC where all have one size, else HWC each
+    images: Images
     labels: NDArray[np.int64] | None
     class_names: tuple[str, ...]  # by class index; empty where the bundle knows no name
     declared: DeclaredInput | None  # the `input` of bundle.json
     label_source: LabelSource
-    class_indices: Mapping[str, int]  # from folder names, or from the labels of labels.csv
+    class_indices: Mapping[str, int]  # by the names that folders, a table or an array use; sorted where assumed
+    notes: tuple[Note, ...] = ()  # what was skipped, unwrapped, decoded or assumed
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,31 +77,86 @@ class Bundle:
         return (self.images.shape[1], self.images.shape[2]) if isinstance(self.images, np.ndarray) else None
 
 
-def read_bundle(path: Path, limits: BundleLimits = DEFAULT_LIMITS) -> Bundle:
-    """Reads a .zip or .npz of clean images; raises Refusal."""
-    _check_file(path, limits)
+def read_bundle(path: Path, limits: BundleLimits = DEFAULT_LIMITS, classes: Mapping[str, int] | None = None) -> Bundle:
+    """Reads a .zip, .npz or .tar.gz of clean images; `classes` go before those of bundle.json. Raises Refusal."""
+    is_zip = _check_file(path, limits)
     most = readable_size(limits.unpacked_bytes)
     unpacked = Allowance(limits.unpacked_bytes, bundle_too_large(f"The bundle unpacks to more than {most}."))
-    with open_archive(path, "bundle", unpacked) as archive:
-        return _read_npz(archive, limits) if arrays.holds_arrays(archive) else _read_pictures(archive, limits)
+    with (open_archive if is_zip else open_tarball)(path, "bundle", unpacked) as archive:
+        if arrays.holds_arrays(archive):
+            bundle = _read_npz(archive, limits, classes)
+        else:
+            bundle = _read_pictures(archive, limits, classes)
+        return replace(bundle, notes=(*_code_page(archive), *bundle.notes))
+
+
+def _code_page(archive: Archive) -> tuple[Note, ...]:
+    if archive.code_page is None:
+        return ()
+    name = next(member.path for member in archive.members if not member.path.isascii())
+    page = CODE_PAGES[archive.code_page]
+    told = f"The names in the archive do not say their encoding; they were read as {page}, such as `{printable(name)}`."
+    return (Note(NoteKind.CODE_PAGE, told, example=name),)
 
 
 def check_labels(bundle: Bundle, num_labels: int) -> None:
-    """Refuses a bundle with a label that a model of `num_labels` outputs cannot answer."""
-    if bundle.labels is None or int(bundle.labels.max()) < num_labels:
+    """Refuses a bundle whose labels cannot be those of a model of `num_labels` outputs."""
+    if bundle.labels is None:
         return
-    label = int(bundle.labels.max())
+    if bundle.label_source is LabelSource.SORTED and len(bundle.class_indices) != num_labels:
+        raise _unknown_order(bundle, num_labels)
+    if (label := int(bundle.labels.max())) < num_labels:
+        if bundle.label_source is LabelSource.DECLARED and (declared := len(bundle.class_names)) > num_labels:
+            raise Refusal(
+                "label_out_of_range",
+                f"The declared classes have the index {declared - 1} (`{bundle.class_names[-1]}`), but the model has only "
+                f"the labels 0 to {num_labels - 1}.",
+                "Check that this list of classes belongs to this model: of another list, other indices may be wrong too.",
+            )
+        return
     name = bundle.class_names[label] if label < len(bundle.class_names) else ""
     advice = "Check that this bundle belongs to this model."
-    if bundle.label_source is LabelSource.SORTED:
-        advice = 'Classes were numbered in sorted order; give their indices in bundle.json: {"classes": {"cat": 0}}.'
-    elif label == num_labels and int(bundle.labels.min()) == 1:
-        advice = "These labels seem to count from 1; class indices count from 0."
+    if label == num_labels and int(bundle.labels.min()) == 1:
+        advice = _counted_from_one(bundle, num_labels)
     raise Refusal(
         "label_out_of_range",
         f"The bundle has the label {label}{f' (`{name}`)' if name else ''}, "
         f"but the model has only the labels 0 to {num_labels - 1}.",
         advice,
+    )
+
+
+def _unknown_order(bundle: Bundle, num_labels: int) -> Refusal:
+    names = [printable(name, 30) for name in bundle.class_indices]
+    shown = ", ".join(f"`{name}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    outputs = "1 output" if num_labels == 1 else f"{num_labels} outputs"
+    advice = (
+        f"Say in bundle.json, or in a file for `--classes FILE`, which output each one is, "
+        f'{{"classes": {{"{names[0]}": INDEX, ...}}}}, or list the names of all {outputs} in their order.'
+    )
+    if len(names) > num_labels:
+        advice = f"Check that this bundle belongs to this model. If it does: {advice}"
+    return Refusal(
+        "class_order_unknown",
+        f"The bundle has {len(names)} classes ({shown}) and the model {outputs}, so nothing says which output is which "
+        f"class.",
+        advice,
+    )
+
+
+def _counted_from_one(bundle: Bundle, num_labels: int) -> str:
+    """The ways to number classes called 1 to K from 0, none of which is certain."""
+    advice = "These labels seem to count from 1; class indices count from 0."
+    names = {name: index - 1 for name, index in bundle.class_indices.items()}
+    if bundle.label_source is not LabelSource.INDICES or len(names) < 2:
+        return advice
+    counted = json.dumps(sorted(names, key=names.__getitem__)[:3])[:-1]
+    if sorted(names) == sorted(names, key=names.__getitem__):
+        return f'{advice} If so, say it in bundle.json or `--classes FILE`: {{"classes": {counted}, ...]}}.'
+    text = json.dumps(sorted(names)[:3])[:-1]
+    return (
+        f'{advice} Say in bundle.json or `--classes FILE` which it is: counted, {{"classes": {counted}, ...]}}, or as '
+        f'ImageFolder sorts folders of these names, {{"classes": {text}, ...]}}.'
     )
 
 
@@ -114,7 +191,8 @@ def _resized(image: Picture, height: int, width: int) -> Picture:
     return np.asarray(source.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, -1)
 
 
-def _check_file(path: Path, limits: BundleLimits) -> None:
+def _check_file(path: Path, limits: BundleLimits) -> bool:
+    """Whether a readable file is a zip; otherwise it is a tar archive."""
     try:
         if not path.exists():
             raise Refusal("bundle_not_found", f"There is no file `{printable(str(path))}`.", "Check the path.")
@@ -123,114 +201,85 @@ def _check_file(path: Path, limits: BundleLimits) -> None:
             raise Refusal("bundle_not_a_file", f"`{printable(str(path))}` is not a file.", advice)
         size = path.stat().st_size
         with path.open("rb") as source:
-            magic = source.read(4)
+            head = source.read(BLOCK)
     except OSError as error:
         raise unreadable("bundle", error) from error
     if size == 0:
-        raise _no_images()
+        raise folders.no_images()
     if size > limits.file_bytes:
         raise bundle_too_large(f"The bundle has {readable_size(size)}; {readable_size(limits.file_bytes)} are read.")
-    if not magic.startswith((b"PK\3\4", b"PK\5\6")):
-        raise Refusal(
-            "bundle_format",
-            "The bundle is neither a .zip nor an .npz file.",
-            "Pack the images as a .zip, one folder per class, or as an .npz with `images` and `labels`.",
-        )
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
+        return True
+    if is_tar(head) or (head.startswith(GZIP) and holds_tar(path)):
+        return False
+    what = next((what for magic, what in _OTHER_FILES.items() if head.startswith(magic)), "")
+    raise Refusal(
+        "bundle_format",
+        f"The bundle is neither a .zip nor an .npz file{what and f' but {what}'}.",
+        "Pack the images as a .zip or .tar.gz, one folder per class, or as an .npz with `images` and `labels`.",
+    )
 
 
-def _read_npz(archive: Archive, limits: BundleLimits) -> Bundle:
+def _read_npz(archive: Archive, limits: BundleLimits, classes: Mapping[str, int] | None) -> Bundle:
     member = next((member for member in archive.members if member.path == layout.DECLARATION), None)
-    declaration = Declaration() if member is None else read_declaration(archive.read(member, _DECLARATION_BYTES))
-    images, labels = arrays.read_arrays(archive, limits)
-    if labels is not None:
-        for extreme in (int(labels.min()), int(labels.max())):
-            check_index(extreme, str(extreme))
-    source = LabelSource.NONE if labels is None else LabelSource.INDICES
-    return _checked(images, labels, declaration, source, {})
+    declaration = Declaration() if member is None else read_declaration(archive.read(member, DECLARATION_BYTES))
+    declaration = _overruled(declaration, classes)
+    images, names, notes = arrays.read_arrays(archive, limits)
+    labels = None if names is None else labels_of(names, declaration.classes)
+    return _checked(images, labels, declaration, (*declaration.notes, *notes))
 
 
-def _read_pictures(archive: Archive, limits: BundleLimits) -> Bundle:
-    found = layout.arrange(archive.members)
-    if not found.pictures:
-        raise _no_images()
-    if len(found.pictures) > limits.images:
-        raise bundle_too_large(f"The bundle has {len(found.pictures):,} images; at most {limits.images:,} are read.")
+def _read_pictures(archive: Archive, limits: BundleLimits, classes: Mapping[str, int] | None) -> Bundle:
+    found = folders.find_pictures(archive, limits)
     declaration = Declaration()
     if found.declaration is not None:
-        declaration = read_declaration(archive.read(found.declaration, _DECLARATION_BYTES))
-    labels, indices, source = None, dict[str, int](), LabelSource.NONE
-    if found.label_table is not None:
-        table = read_label_table(archive.read(found.label_table, _TABLE_BYTES))
-        _check_table(table, found)
-        indices, source = class_indices(table.values(), declaration.classes)
-        labels = np.array([indices[table[path]] for path in found.pictures], dtype=np.int64)
-    elif found.folders is not None:
-        indices, source = class_indices(found.folders, declaration.classes)
-        labels = np.array([indices[found.class_of(path)] for path in found.pictures], dtype=np.int64)
-    _check_several_classes(labels)
-    memory = Allowance(limits.decoded_bytes, bundle_too_large("The decoded images need more memory than is allowed."))
-    pictures = []
-    for path, member in found.pictures.items():
-        with archive.stream(member) as read:
-            pictures.append(decode_picture(read, path, limits.pixels_per_image, memory))
-    return _checked(_uniform(pictures, memory), labels, declaration, source, indices)
+        declaration = read_declaration(archive.read(found.declaration, DECLARATION_BYTES))
+    declaration = _overruled(declaration, classes)
+    pictures, labels, notes = folders.label_pictures(archive, found, declaration.classes)
+    _check_several_classes(labels, notes)
+    images = folders.decode_pictures(archive, pictures, limits)
+    return _checked(images, labels, declaration, (*declaration.notes, *notes))
 
 
-def _check_table(table: dict[str, str], found: layout.Layout) -> None:
-    if unknown := next((path for path in table if path not in found.pictures), None):
-        raise Refusal(
-            "labels_csv_unknown_file",
-            f"labels.csv lists `{printable(unknown)}`, which is not in the bundle.",
-            "Write paths as they are inside the zip, relative to labels.csv, and mind upper and lower case.",
-        )
-    if unlisted := next((path for path in found.pictures if path not in table), None):
-        raise Refusal(
-            "labels_mismatch",
-            f"labels.csv lists {len(table):,} of {len(found.pictures):,} images; `{printable(unlisted)}` has no label.",
-            "Add the missing lines, or leave these images out.",
-        )
+def _overruled(declaration: Declaration, classes: Mapping[str, int] | None) -> Declaration:
+    return declaration if classes is None else replace(declaration, classes=dict(classes))
 
 
-def _uniform(pictures: list[Picture], memory: Allowance) -> Picture | tuple[Picture, ...]:
-    """One channel count for all, and one array where all have one size; empties the list to save memory."""
-    if len({picture.shape[2] for picture in pictures}) > 1:
-        for place, picture in enumerate(pictures):
-            if picture.shape[2] == 1:
-                memory.spend(2 * picture.size)
-                pictures[place] = np.repeat(picture, 3, axis=2)
-    if len({picture.shape for picture in pictures}) > 1:
-        return tuple(pictures)
-    stacked = np.empty((len(pictures), *pictures[0].shape), dtype=np.uint8)
-    for place in reversed(range(len(pictures))):
-        stacked[place] = pictures.pop()
-    return stacked
+def _check_several_classes(labels: Labels | None, notes: Iterable[Note]) -> None:
+    if labels is None or int(labels.values.min()) != int(labels.values.max()):
+        return
+    taken = "".join(f" {note.sentence}" for note in notes if note.kind is NoteKind.SKIPPED_SPLIT)
+    raise Refusal(
+        "single_class",
+        f"All images of the bundle have the label {int(labels.values[0])}.{taken}",
+        "A trigger is searched on images of other labels: add more classes. Unlabelled images belong at the top "
+        "of the zip, in no folder.",
+    )
 
 
-def _check_several_classes(labels: NDArray[np.int64] | None) -> None:
-    if labels is not None and int(labels.min()) == int(labels.max()):
-        raise Refusal(
-            "single_class",
-            f"All images of the bundle have the label {int(labels[0])}.",
-            "A trigger is searched on images of other labels: add more classes. Unlabelled images belong at the top "
-            "of the zip, in no folder.",
-        )
-
-
-def _checked(
-    images: Picture | tuple[Picture, ...],
-    labels: NDArray[np.int64] | None,
-    declaration: Declaration,
-    source: LabelSource,
-    indices: Mapping[str, int],
-) -> Bundle:
-    _check_several_classes(labels)
+def _checked(images: Images, labels: Labels | None, declaration: Declaration, notes: tuple[Note, ...]) -> Bundle:
+    _check_several_classes(labels, notes)
+    indices = labels.indices if labels else {}
     telling = {name: index for name, index in indices.items() if (name.lstrip("0") or "0") != str(index)}
     named = telling | declaration.classes
     names = [""] * (max(named.values(), default=-1) + 1)
     for name in sorted(named, reverse=True):
         names[named[name]] = printable(name)
-    return Bundle(images, labels, tuple(names), declaration.input, source, indices)
+    return Bundle(
+        images,
+        labels.values if labels else None,
+        tuple(names),
+        declaration.input,
+        labels.source if labels else LabelSource.NONE,
+        indices,
+        (*notes, *(labels.notes if labels else ()), *_dark(images)),
+    )
 
 
-def _no_images() -> Refusal:
-    return Refusal("bundle_empty", "The bundle holds no images.", "Put in at least 10 clean images a class.")
+def _dark(images: Images) -> tuple[Note, ...]:
+    largest = max(int(image.max()) for image in images)
+    if largest > _DARKEST:
+        return ()
+    told = f"The largest value of all images is {largest} of 255"
+    told += ": they are black." if largest == 0 else f"; stored with {largest + 1} levels, they look black."
+    return (Note(NoteKind.DARK_PIXELS, told, largest),)

@@ -3,18 +3,25 @@
     {"input": {"height": 32, "width": 32, "mean": [0.5], "std": [0.5], "range": [0, 1], "expected_accuracy": 0.93},
      "classes": {"cat": 0, "dog": 1}}
 
-Every entry is optional, and an unknown one inside `input` is refused, because a misspelt `expected_acuracy` that is
-silently ignored helps nobody. Whether the declaration fits the model is not known here.
+Every entry is optional. Classes may come in the words and forms that people have: `class_to_idx`, `id2label`, a list of
+names, or nothing but those; and an entry of `input` may stand at the top. What is not understood is refused by name,
+because a misspelt `expected_acuracy` that is silently ignored helps nobody. Whether the declaration fits the model is
+not known here.
 """
 
 import json
 import math
-import unicodedata
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
+from unicodedata import normalize
 
 from app.core.errors import Refusal
-from app.core.intake.guards import LARGEST_LABEL
+from app.core.intake.guards import LARGEST_LABEL, MEGABYTE
+from app.core.intake.notes import Note, NoteKind
 from app.core.text import printable
 
 LARGEST_SIDE = 8192  # a classifier that looks at larger images is not what a bundle should be able to ask for
@@ -22,7 +29,10 @@ LARGEST_SIDE = 8192  # a classifier that looks at larger images is not what a bu
 
 @dataclass(frozen=True)
 class DeclaredInput:
-    """The `input` object: what is None was not declared. Mean and std are in units of `range`, one per channel."""
+    """The `input` object: what is None was not declared.
+
+    Mean and std are in units of `range`, one per channel in the order that the model takes them in.
+    """
 
     height: int | None = None
     width: int | None = None
@@ -30,6 +40,7 @@ class DeclaredInput:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     range: tuple[float, float] | None = None
+    channel_order: str | None = None  # "rgb" or "bgr"
     expected_accuracy: float | None = None
 
     def filled_from(self, other: "DeclaredInput | None") -> "DeclaredInput":
@@ -40,18 +51,37 @@ class DeclaredInput:
         return DeclaredInput(**{name: getattr(other, name) if value is None else value for name, value in said.items()})
 
 
+_INPUT_WORDS = tuple(entry.name for entry in fields(DeclaredInput))
+# Words for classes, without case and signs: from name to index, the other way round, and such as may be either.
+_BY_NAME = {"classtoidx", "classtoindex", "classtoid", "class2idx", "class2id", "labeltoid", "label2id", "labeltoidx"}
+_BY_INDEX = {"id2label", "idtolabel", "idx2class", "idxtoclass", "idx2label", "idxtolabel", "indextoclass", "id2class"}
+_CLASS_WORDS = _BY_NAME | _BY_INDEX | {"class", "classes", "classnames", "labels", "labelnames", "names", "categories"}
+_ELSEWHERE = {
+    **dict.fromkeys(("imagemean", "means"), "`mean` in `input`"),
+    **dict.fromkeys(("imagestd", "stds", "stddev"), "`std` in `input`"),
+    **dict.fromkeys(("normalize", "normalise", "normalization", "transform"), "`mean` and `std` in `input`"),
+    **dict.fromkeys(("size", "imagesize", "imgsize", "inputsize", "inputshape", "cropsize", "shape", "resolution"),
+                    "`height` and `width` in `input`"),
+    **dict.fromkeys(("scale", "rescalefactor", "pixelrange", "minmax"), "`range` in `input`, such as [0, 1]"),
+    **dict.fromkeys(("accuracy", "acc", "expectedacc", "testaccuracy"), "`expected_accuracy` in `input`"),
+    **dict.fromkeys(("preprocessing", "preprocess", "preprocessor"), "`input`"),
+    **dict.fromkeys(("numchannels", "inchannels", "inchans"), "`channels` in `input`"),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Declaration:
     """A whole bundle.json."""
 
     input: DeclaredInput | None = None
     classes: dict[str, int] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
 
 
 def read_declaration(content: bytes) -> Declaration:
     """Reads and checks bundle.json; raises Refusal `bundle_json`."""
     try:
-        return _declaration(content)
+        return _declaration(_document(content))
     except _MisdeclaredError as error:
         raise Refusal(
             "bundle_json",
@@ -60,15 +90,109 @@ def read_declaration(content: bytes) -> Declaration:
         ) from error
 
 
-def _declaration(content: bytes) -> Declaration:
+def read_class_file(path: Path) -> dict[str, int]:
+    """The classes in a file of their own: JSON as in bundle.json, or text with a name a line; raises Refusal."""
     try:
-        document = json.loads(content.decode("utf-8-sig"))
+        with path.open("rb") as source:
+            content = source.read(MEGABYTE + 1)
+    except OSError as error:
+        reason = printable(error.strerror or str(error))
+        raise Refusal("class_file", f"The file of classes cannot be read: {reason}.", "Check the path.") from error
+    try:
+        if len(content) > MEGABYTE:
+            _refuse("is larger than 1 MB")
+        classes = classes_in(content)
+    except _MisdeclaredError as error:
+        raise Refusal(
+            "class_file",
+            f"The file of classes `{printable(path.name)}` {error}.",
+            'Write JSON, {"cat": 0, "dog": 1} or ["cat", "dog"], or plain text with one name a line, in the order '
+            "of the model's outputs.",
+        ) from error
+    return classes
+
+
+def classes_in(content: bytes) -> dict[str, int]:
+    """The classes in a file that is there for them, JSON or text; raises ValueError, worded as what it does."""
+    is_json = content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+    classes = declared_classes(_document(content) if is_json else _lines(content))
+    if not classes:
+        _refuse("names no class")
+    return classes
+
+
+def declared_classes(document: Any) -> dict[str, int]:
+    """The classes in a document that is there for them; raises ValueError, worded as what the document does."""
+    if isinstance(document, dict) and (words := [word for word in document if _plain(word) in _CLASS_WORDS]):
+        return _agreed({word: _classes(document[word], word) for word in words})
+    return _classes(document, "classes")
+
+
+def _document(content: bytes) -> Any:
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object)
+    except _MisdeclaredError:
+        raise
     except (ValueError, RecursionError) as error:
         _refuse(f"is no JSON: {printable(str(error))}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            _refuse(f"says `{printable(name)}` twice")
+        found[name] = value
+    return found
+
+
+def _declaration(document: Any) -> Declaration:
+    if isinstance(document, list) and document:
+        return Declaration(None, _classes(document, "classes"), (_told("is a list of classes"),))
     if not isinstance(document, dict):
         _refuse("must be an object")
-    entry = document.get("input")
-    return Declaration(None if entry is None else declared_input(entry), _classes(document.get("classes", {})))
+    words, inputs, at_top, unknown = [], [], dict[str, Any](), []
+    for word, value in document.items():
+        if _plain(word) in _CLASS_WORDS:
+            words.append(word)
+        elif _plain(word) in ("input", "inputs"):
+            inputs.append(word)
+        elif word.lower() in _INPUT_WORDS:
+            at_top[word.lower()] = value
+        else:
+            unknown.append(word)
+    if unknown and unknown == list(document) and len(unknown) > 1 and not {*map(_plain, unknown)} & set(_ELSEWHERE):
+        return Declaration(None, _classes(document, "classes"), (_told("is a map of classes"),))
+    if unknown:
+        _refuse(f"has an unknown entry `{printable(unknown[0])}`{_hint(unknown[0])}")
+    if len(inputs) > 1:
+        _refuse(f"has both `{inputs[0]}` and `{inputs[1]}`")
+    entry = document[inputs[0]] if inputs else None
+    notes = [_told(f"says `{word}`, read as `classes`") for word in words if word != "classes"]
+    if at_top:
+        if isinstance(entry, dict) and (twice := sorted(at_top.keys() & {word.lower() for word in entry})):
+            _refuse(f"says `{twice[0]}` both at its top and in `input`")
+        entry = at_top | (entry if isinstance(entry, dict) else {})
+        notes.append(_told(f"says `{'`, `'.join(at_top)}` at its top, read as part of `input`"))
+    declared = None if entry is None else declared_input(entry)
+    return Declaration(declared, _agreed({word: _classes(document[word], word) for word in words}), tuple(notes))
+
+
+def _told(what: str) -> Note:
+    return Note(NoteKind.DECLARED_ELSEWHERE, f"`bundle.json` {what}.", example="bundle.json")
+
+
+def _plain(word: str) -> str:
+    return re.sub("[^a-z0-9]", "", word.lower())
+
+
+def _hint(word: str) -> str:
+    """Where an entry that nobody knows probably belongs."""
+    if place := _ELSEWHERE.get(_plain(word)):
+        return f"; say it as {place}"
+    near = get_close_matches(word.lower(), (*_INPUT_WORDS, "classes", "class_to_idx", "id2label"), 1)
+    known = f"; known are `input` with {', '.join(_INPUT_WORDS)}, and `classes`"
+    return f"; perhaps `{near[0]}` is meant" if near else known
 
 
 def declared_input(entry: Any) -> DeclaredInput:
@@ -76,8 +200,10 @@ def declared_input(entry: Any) -> DeclaredInput:
     known = [item.name for item in fields(DeclaredInput)]
     if not isinstance(entry, dict):
         _refuse("has an `input` that is not an object")
-    if strange := sorted(set(entry) - set(known)):
-        _refuse(f"has an unknown entry `{printable(strange[0])}` in `input`; known are {', '.join(known)}")
+    if strange := [name for name in entry if name not in known]:
+        place = _ELSEWHERE.get(_plain(strange[0]))
+        hint = f"; say it as {place}" if place else f"; known are {', '.join(known)}"
+        _refuse(f"has an unknown entry `{printable(strange[0])}` in `input`{hint}")
     entry = {name: value for name, value in entry.items() if value is not None}
     for side in {"height", "width"} & set(entry):
         if type(entry[side]) is not int or not 1 <= entry[side] <= LARGEST_SIDE:
@@ -93,6 +219,8 @@ def declared_input(entry: Any) -> DeclaredInput:
         low, high = entry["range"] = _numbers(entry["range"], "range", (2,))
         if low >= high:
             _refuse("must give `range` as two numbers, the smaller first, such as [0, 1]")
+    if entry.get("channel_order", "rgb") not in ("rgb", "bgr"):
+        _refuse('must give `channel_order` as "rgb" or "bgr"')
     if "expected_accuracy" in entry:
         (accuracy,) = _numbers(entry["expected_accuracy"], "expected_accuracy", (1,))
         if not 0 < accuracy <= 1:
@@ -114,13 +242,86 @@ def _numbers(value: Any, name: str, lengths: tuple[int, ...]) -> tuple[float, ..
     return numbers
 
 
-def _classes(entry: Any) -> dict[str, int]:
-    if not isinstance(entry, dict):
-        _refuse("must give `classes` as an object from folder names to class indices")
-    for name, index in entry.items():
+def _lines(content: bytes) -> Any:
+    """A name a line, with or without its index before or behind it."""
+    try:
+        lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        _refuse("is neither JSON nor text in UTF-8")
+    rows = [re.split(r"[\s,;:]+", line, maxsplit=1) for line in lines if line]
+    if rows and all(len(row) == 2 and row[0].isdecimal() for row in rows):
+        return {"id2label": _object([(index, name) for index, name in rows])}
+    rows = [re.split(r"[\s,;:]+(?=\S+$)", line, maxsplit=1) for line in lines if line]
+    if rows and all(len(row) == 2 and row[1].isdecimal() for row in rows):
+        return {"class_to_idx": _object([(name, index) for name, index in rows])}
+    return [line for line in lines if line]
+
+
+def _classes(entry: Any, word: str) -> dict[str, int]:
+    """The index of every class, whichever way round an entry tells it; `word` is what the entry is called."""
+    if isinstance(entry, list):
+        pairs: Iterable[tuple[Any, Any]]
+        if all(isinstance(item, dict) for item in entry):  # [{"id": 0, "name": "cat"}]
+            pairs = [
+                (_either(item, ("name", "label", "class")), _either(item, ("id", "index", "idx"))) for item in entry
+            ]
+        else:
+            pairs = [(name, index) for index, name in enumerate(entry)]
+    elif isinstance(entry, dict):
+        pairs = _pairs(entry, word)
+    else:
+        _refuse(f"must give `{printable(word)}` as an object from folder names to class indices, or as a list of names")
+    classes: dict[str, int] = {}
+    for name, index in pairs:
+        if type(name) not in (str, int) or name == "":
+            _refuse(f"must give the names in `{printable(word)}` as text, not as {printable(json.dumps(name), 40)}")
         if type(index) is not int or not 0 <= index <= LARGEST_LABEL:
-            _refuse(f"must give class `{printable(name)}` an index from 0 to {LARGEST_LABEL:,}")
-    return {unicodedata.normalize("NFC", name): index for name, index in entry.items()}
+            _refuse(f"must give class `{printable(str(name))}` an index from 0 to {LARGEST_LABEL:,}")
+        name = normalize("NFC", str(name))
+        if classes.setdefault(name, index) != index:
+            _refuse(
+                f"gives `{printable(name)}` to the indices {classes[name]} and {index}; give every class its own name"
+            )
+    return classes
+
+
+def _pairs(entry: Mapping[str, Any], word: str) -> Iterable[tuple[Any, Any]]:
+    """Name and index of each entry, told by the word where the entries alone could mean either."""
+    values = list(entry.values())
+    keys_count, values_count = all(map(_counts, entry)), all(map(_counts, values))
+    if values and all(isinstance(value, list) and value for value in values):  # {"0": ["n01440764", "tench"]}
+        return [(value[0], _index(key)) for key, value in entry.items()]
+    if keys_count and all(type(value) in (str, int) for value in values) and _plain(word) in _BY_INDEX:
+        return [(value, _index(key)) for key, value in entry.items()]
+    if values and all(isinstance(value, str) for value in values):
+        if keys_count and values_count and _plain(word) not in _BY_NAME:
+            _refuse(f"has numbers on both sides of `{printable(word)}`; say it as `class_to_idx` or as `id2label`")
+        if values_count:
+            return [(key, _index(value)) for key, value in entry.items()]
+        if keys_count:
+            return [(value, _index(key)) for key, value in entry.items()]
+    return entry.items()
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) is not None
+
+
+def _index(text: str) -> int | None:
+    return int(text) if _counts(text) else None
+
+
+def _either(item: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((item[name] for name in names if name in item), None)
+
+
+def _agreed(classes: Mapping[str, dict[str, int]]) -> dict[str, int]:
+    """What several entries say alike, such as `id2label` and `label2id`."""
+    (first, agreed), *others = classes.items() or {"classes": dict[str, int]()}.items()
+    for word, said in others:
+        if said != agreed:
+            _refuse(f"says other classes in `{printable(first)}` than in `{printable(word)}`; keep one of them")
+    return agreed
 
 
 class _MisdeclaredError(ValueError):

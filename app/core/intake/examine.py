@@ -10,6 +10,7 @@ from app.core.errors import Refusal
 from app.core.intake.archive import MODEL_BYTES, check_torchscript_archive
 from app.core.intake.torchscript.archive.end import END
 from app.core.intake.torchscript.archive.layout import PREFIX
+from app.core.intake.torchscript.code.rules import CUSTOM_CLASS, FORBIDDEN_OPERATOR, LOAD_TIME, UNSUPPORTED
 from app.core.intake.torchscript.gate import Understood, understand
 from app.core.intake.torchscript.rules import GateRefusal
 
@@ -21,7 +22,10 @@ _NO_ARCHIVE = (
     "model_is_pickle",
     "model_is_state_dict",
     "model_is_export",
+    "model_is_old",
 )
+_NOT_SCANNABLE = ("model_is_mobile", "model_is_quantised", "model_is_data_parallel")
+_OF_CODE = (LOAD_TIME, CUSTOM_CLASS, UNSUPPORTED, FORBIDDEN_OPERATOR)  # what these kinds are refused for
 
 
 def examine_model(path: Path, most_bytes: int = MODEL_BYTES) -> Understood:
@@ -30,14 +34,16 @@ def examine_model(path: Path, most_bytes: int = MODEL_BYTES) -> Understood:
         return understand(path, most_bytes)
     except GateRefusal as refusal:
         if refusal.rule.code == "malformed_archive" and refusal.rule not in (PREFIX, END):
-            _refuse_other_files(path, most_bytes)
+            _refuse_other_files(path, most_bytes, (*_NO_ARCHIVE, *_NOT_SCANNABLE))
+        elif refusal.rule in _OF_CODE:
+            _refuse_other_files(path, most_bytes, _NOT_SCANNABLE)
         raise
 
 
-def _refuse_other_files(path: Path, most_bytes: int) -> None:
-    """Raises Refusal for a file that was never a TorchScript archive; what breaks one, the gate knows better."""
+def _refuse_other_files(path: Path, most_bytes: int, kinds: tuple[str, ...]) -> None:
+    """Raises Refusal for a file of one of these kinds; what breaks a TorchScript archive, the gate knows better."""
     try:
         check_torchscript_archive(path, most_bytes)
     except Refusal as refusal:
-        if refusal.problem.code in _NO_ARCHIVE:
+        if refusal.problem.code in kinds:
             raise

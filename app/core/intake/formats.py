@@ -15,6 +15,10 @@ _SAVE = "`torch.jit.script(model.eval()).save('model.pt')`"
 _REBUILD = f"Build the network in Python, load these weights, then {_SAVE}; see docs/export.md."
 _LOAD = f"Load it where running its code does no harm, then {_SAVE}; see docs/export.md."
 _UNPACK = "Unpack it first, and scan the model inside."
+# What torch's converter puts in a network's place; `FloatFunctional` alone is in networks of floating point, too.
+_QUANTISED = re.compile(
+    r"code/__torch__/torch/(classes/quantized\.py|(ao/)?nn/(intrinsic/)?quantized/(?!modules/functional_modules))"
+)
 _CONTAINERS = ("", "builtins", "__builtin__", "argparse", "collections", "torch", "torch._utils", "torch.storage")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
 
@@ -22,6 +26,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
 _MAGIC = (
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)", "Keras models cannot be scanned; see docs/export.md."),
     (4, b"TFL3", "a TensorFlow Lite model", "TensorFlow models cannot be scanned; see docs/export.md."),
+    (4, b"PTMF", "a TorchScript file for mobile devices", f"Go back to the PyTorch model it was made from: {_SAVE}."),
     (4, b"ET1", "an ExecuTorch program", f"Go back to the PyTorch model it was made from: {_SAVE}."),
     (0, b"GGUF", "a GGUF file", "TriggerLens scans image classifiers saved as TorchScript."),
     (257, b"ustar", "a tar archive", _UNPACK),
@@ -56,6 +61,29 @@ def explain_head(head: bytes) -> Refusal:
     return _foreign("no zip archive", f"Save the model with {_SAVE}; see docs/export.md.")
 
 
+def explain_kind(paths: Collection[str]) -> Refusal | None:
+    """The refusal for TorchScript of a kind that cannot be scanned, from the paths below its root; None for others."""
+    if "bytecode.pkl" in paths:
+        return Refusal(
+            "model_is_mobile",
+            "The file is TorchScript for mobile devices (.ptl): it holds the network a second time, as bytecode.",
+            f"Go back to the PyTorch model it was made from: {_SAVE}.",
+        )
+    if any(_QUANTISED.match(path) for path in paths):
+        return Refusal(
+            "model_is_quantised",
+            "The model is quantised: it computes with whole numbers, through which no gradient reaches the image.",
+            f"Scan the network in floating point that it was made from: {_SAVE}, before it is converted.",
+        )
+    if {f"code/__torch__/torch/{part}.py" for part in ("nn/parallel/data_parallel", "classes/profiler")} <= set(paths):
+        return Refusal(
+            "model_is_data_parallel",
+            "The model is a trace of `torch.nn.DataParallel`, which hands images to GPUs and is no part of the network.",
+            "Export what is inside it: `torch.jit.trace(model.module.eval(), example).save('model.pt')`.",
+        )
+    return None
+
+
 def explain_members(paths: Collection[str], data_pickle: bytes) -> Refusal:
     """The refusal for a zip without TorchScript code, from the paths below its root and the head of its data.pkl."""
     names = {path.rsplit("/", 1)[-1] for path in paths}
@@ -67,6 +95,13 @@ def explain_members(paths: Collection[str], data_pickle: bytes) -> Refusal:
         )
     if "extern_modules" in names:
         return _foreign("a torch.package archive, which carries Python code", f"Load it where you trust it; {_SAVE}.")
+    if "model.json" in paths and any(path.startswith("code/") for path in paths):
+        return Refusal(
+            "model_is_old",
+            "The file is TorchScript as PyTorch 1.0 to 1.3 wrote it.",
+            "Where running its code does no harm, have a newer PyTorch write it again: "
+            "`torch.jit.load('old.pt').save('model.pt')`.",
+        )
     if "data.pkl" in paths:
         return _explain_torch_save(_pickled_class(data_pickle))
     if {"model.weights.h5", "saved_model.pb"} & names:

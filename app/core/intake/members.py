@@ -1,8 +1,9 @@
-"""Zip archives from strangers: which members they hold, and their bytes as far as an allowance reaches.
+"""Archives from strangers: which members they hold, and their bytes as far as an allowance reaches.
 
-Python's zipfile does the parsing. Around it stand four rules: the directory is never larger than a bound, every name
-stays inside the archive, every member is an ordinary file in plain sight (no link, no password, no second member of
-the same name), and bytes are counted while they are unpacked, whatever the directory claims about them.
+Python's zipfile does the parsing of zip files, tarballs.py that of tar files. Around them stand four rules: the
+directory is never larger than a bound, every name stays inside the archive, every member is an ordinary file in plain
+sight (no link, no password, no second member of the same name), and bytes are counted while they are unpacked,
+whatever the directory claims about them.
 
 This module does not know what the members mean.
 """
@@ -17,16 +18,40 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, BinaryIO, Protocol
 
 from app.core.errors import Refusal
+from app.core.intake.codepages import find_code_page, garbled
 from app.core.intake.guards import MEGABYTE, Allowance
+from app.core.intake.tarballs import (
+    UNPACKING_ERRORS,
+    MalformedTarError,
+    Part,
+    TarEntry,
+    is_gzipped,
+    read_entries,
+    unpacked,
+)
 from app.core.text import printable
 
 DIRECTORY_BYTES = 32 * MEGABYTE  # about 135 bytes a member: twice 100,000 images, as a Mac packs them
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what everybody writes; lzma may ask for gigabytes to unpack
+_SAYS_UTF8 = 0x800
+_NO_FILE = "is a link or a device, not a file"
+_ROOM_TO_UNPACK, _LARGEST_RATIO = 64 * MEGABYTE, 100  # images are packed already, so a tar of them hardly shrinks
 _UNPACKING_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OSError, ValueError)
+
+
+class Readable(Protocol):
+    """An open member."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *error: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -34,31 +59,29 @@ class Member:
     """One entry of the directory; `path` has forward slashes, composed letters and no empty parts."""
 
     path: str
-    info: zipfile.ZipInfo
+    size: int  # as the directory claims
+    is_folder: bool
+    opens: Callable[[], Readable]
 
     @property
     def parts(self) -> tuple[str, ...]:
         return tuple(self.path.split("/"))
 
-    @property
-    def is_folder(self) -> bool:
-        return self.info.filename.endswith(("/", "\\"))
-
 
 @dataclass(frozen=True)
 class Archive:
-    """An open zip file whose directory was found harmless."""
+    """An open zip or tar file whose directory was found harmless."""
 
     noun: str  # "bundle" or "model": what people call this file
-    members: tuple[Member, ...]
-    handle: zipfile.ZipFile
+    members: tuple[Member, ...]  # as they lie in the file: reading them in this order is the cheapest
     allowance: Allowance
+    code_page: str | None = None  # of the names, where the archive does not say that they are UTF-8
 
     @contextmanager
     def stream(self, member: Member) -> Iterator[Callable[[int], bytes]]:
         """Gives `read(size)`, which answers fewer bytes only at the member's end."""
         with self._translated(member):
-            source = self.handle.open(member.info)
+            source = member.opens()
         with source:
 
             def read(size: int) -> bytes:
@@ -118,7 +141,29 @@ def open_archive(
                 "Most often a download or an upload stopped early: compare the size and fetch the file again.",
             ) from error
         with handle:
-            yield Archive(noun, tuple(_harmless_members(handle, noun)), handle, allowance)
+            yield _archive([_of_zip(handle, info) for info in handle.infolist()], noun, allowance)
+
+
+@contextmanager
+def open_tarball(path: Path, noun: str, allowance: Allowance) -> Iterator[Archive]:
+    """The same for a tar file, plain or gzipped, all of which counts as one unpacking."""
+    directory = Allowance(DIRECTORY_BYTES, allowance.refusal)
+    try:
+        size = path.stat().st_size
+        most = min(allowance.left, _ROOM_TO_UNPACK + _LARGEST_RATIO * size) if is_gzipped(path) else allowance.left
+        opened = unpacked(path)
+    except OSError as error:
+        raise unreadable(noun, error) from error
+    with opened as source:
+        try:
+            entries = [_of_tar(source, entry) for entry in read_entries(source, most, directory)]
+        except (MalformedTarError, *UNPACKING_ERRORS) as error:
+            raise Refusal(
+                f"{noun}_truncated",
+                f"The {noun} begins like a tar file but cannot be read as one: {printable(str(error))}.",
+                "Most often a download or an upload stopped early: compare the size and fetch the file again.",
+            ) from error
+        yield _archive(entries, noun, allowance)
 
 
 def unreadable(noun: str, error: OSError) -> Refusal:
@@ -141,29 +186,73 @@ class _BoundedFile(io.FileIO):
         return super().read(wanted) or b""
 
 
-def _harmless_members(handle: zipfile.ZipFile, noun: str) -> Iterator[Member]:
+@dataclass(frozen=True)
+class _Entry:
+    """What a directory says of a member, before any of it is believed."""
+
+    name: bytes | str  # bytes where the archive leaves their encoding open
+    size: int
+    is_folder: bool
+    problem: str
+    opens: Callable[[], Readable]
+
+
+def _of_zip(handle: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Entry:
+    name: bytes | str = info.filename
+    if not info.flag_bits & _SAYS_UTF8 and not info.filename.isascii():
+        name = info.orig_filename.split("\0", 1)[0].encode("cp437")  # as zipfile has read it
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if info.flag_bits & 0x1:
+        problem = "is encrypted"
+    elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        problem = _NO_FILE
+    else:
+        problem = "" if info.compress_type in _METHODS else "is packed with a method other than deflate"
+    return _Entry(name, info.file_size, info.filename.endswith(("/", "\\")), problem, lambda: handle.open(info))
+
+
+def _of_tar(source: BinaryIO, entry: TarEntry) -> _Entry:
+    problem = "" if entry.is_plain else _NO_FILE
+    name = entry.name.decode() if isinstance(entry.name, bytes) and entry.name.isascii() else entry.name
+    return _Entry(name, entry.size, entry.is_folder, problem, lambda: Part(source, entry.offset, entry.size))
+
+
+def _archive(entries: list[_Entry], noun: str, allowance: Allowance) -> Archive:
+    names = [entry.name for entry in entries if isinstance(entry.name, str) and not entry.name.isascii()]
+    if garbled(names):  # somebody unpacked it with the wrong code page and packed the result again
+        entries = [replace(entry, name=_as_bytes(entry.name)) for entry in entries]
+    undeclared = [entry.name for entry in entries if isinstance(entry.name, bytes)]
+    page = find_code_page(undeclared) if undeclared else None
+    return Archive(noun, tuple(_harmless_members(entries, noun, page or "utf-8")), allowance, page)
+
+
+def _as_bytes(name: bytes | str) -> bytes | str:
+    return name.encode("cp437") if isinstance(name, str) and not name.isascii() else name
+
+
+def _harmless_members(entries: list[_Entry], noun: str, page: str) -> Iterator[Member]:
     seen: set[str] = set()
-    for info in handle.infolist():
-        name = unicodedata.normalize("NFC", info.filename.replace("\\", "/"))  # a Mac decomposes the letters of a name
+    for entry in entries:
+        said = entry.name if isinstance(entry.name, str) else entry.name.decode(page, "replace")
+        name = unicodedata.normalize("NFC", said.replace("\\", "/"))  # a Mac decomposes the letters of a name
         parts = [part for part in name.split("/") if part not in ("", ".")]
         path = "/".join(parts)
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts or not parts:
+        if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts:
             problem = "has a name that leads out of the archive"
-        elif info.flag_bits & 0x1:
-            problem = "is encrypted"
-        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            problem = "is a link or a device, not a file"
+        elif entry.is_folder and (not parts or path in seen):  # tar names the folder itself, and some folders twice
+            continue
+        elif not parts:
+            problem = "has no name"
+        elif entry.problem:
+            problem = entry.problem
         elif path in seen:
             problem = "occurs twice"
-        elif info.compress_type not in _METHODS:
-            problem = "is packed with a method other than deflate"
         else:
             seen.add(path)
-            yield Member(path, info)
+            yield Member(path, entry.size, entry.is_folder, entry.opens)
             continue
         raise Refusal(
             "unsafe_member",
-            f"The member `{printable(info.filename)}` of the {noun} {problem}.",
+            f"The member `{printable(said)}` of the {noun} {problem}.",
             "Pack the plain files again with an ordinary zip program, without a password.",
         )

@@ -35,9 +35,22 @@ _OTHER_FORMATS = {
     b"8BPS": "Photoshop",
     b"DDS ": "DDS",
 }
+_PACKED = {
+    b"PK\3\4": "a zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a rar archive",
+}
 _OUR_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM")
 
 Picture = NDArray[np.uint8]
+Images = Picture | tuple[Picture, ...]  # NHWC where all have one size, else HWC each
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file of any name is meant as a picture, of a format that is read or refused, by its first bytes."""
+    is_netpbm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace()
+    return head.startswith((*_OUR_MAGIC, *_OTHER_FORMATS, *_PACKED)) or is_netpbm or head[4:8] == b"ftyp"
 
 
 def decode_picture(read: Callable[[int], bytes], name: str, most_pixels: int, memory: Allowance) -> Picture:
@@ -101,7 +114,9 @@ def _to_array(image: Image.Image) -> Picture:
 def _format_name(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         return "HEIC or AVIF, or a film"
-    return next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), "no picture we know")
+    return next(
+        (name for magic, name in (_OTHER_FORMATS | _PACKED).items() if data.startswith(magic)), "no picture we know"
+    )
 
 
 def _unsupported(name: str, found: str) -> Refusal:

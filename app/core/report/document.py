@@ -31,6 +31,12 @@ LONGEST_TEXT = 1000  # characters; more is not a name but an attempt
 LISTED_LABELS = 12  # more of them are given as a count and a range
 MOST_PICTURES = 12  # of triggers, in one report
 
+FACTS = (  # of a preparation: what the scan took for true
+    "form", "output", "chosen_output", "other_outputs", "takes", "input", "input_source", "convention", "conventions",
+    "close_conventions", "clean_accuracy", "accuracy_interval", "images_judged", "confidence", "expected_accuracy",
+    "label_source", "class_order_cause", "suggested_classes", "images", "images_per_label", "notes", "doubts",
+)  # fmt: skip
+
 # MITRE ATLAS 5.6, "Manipulate AI Model: Poison AI Model"; CWE, "Embedded Malicious Code".
 BACKDOOR_IDENTIFIERS = ("AML.T0018.000", "CWE-506")
 
@@ -190,19 +196,33 @@ def _labels(labels: list[int]) -> str:
     return f"label{'s' if len(labels) > 1 else ''} {', '.join(map(str, labels))}"
 
 
-def _inputs(preparation: Preparation, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "model": inputs["model"],
-        "bundle": inputs["bundle"],
-        "form": preparation.form,
-        "output": preparation.output,
-        "input": preparation.input and asdict(preparation.input),
-        "input_source": preparation.input_source,
-        "close_conventions": preparation.close_conventions,
-        "clean_accuracy": preparation.clean_accuracy,
-        "images": preparation.images,
-        "images_per_label": preparation.images_per_label,
+def check_document(
+    structure: Mapping[str, Any] | None,
+    preparation: Preparation,
+    inputs: Mapping[str, Any],
+    timings: Mapping[str, float],
+) -> dict[str, Any]:
+    """What a scan would take for true, without a search: the facts of a report, and whether anything is in doubt."""
+    blocking = [found for found in (structure or {}).get("findings", []) if found["blocks"]]
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "ready": not (preparation.reasons or preparation.doubts),
+        "reasons": [reason for reason in Reason if reason in preparation.reasons],
+        "caveats": [caveat for caveat in Caveat if caveat in preparation.caveats],
+        "labels": [{"label": label, "name": name} for label, name in enumerate(preparation.label_names)],
+        "inputs": _inputs(preparation, inputs),
+        "findings": blocking,
+        "stopped": (structure or {}).get("problem"),
+        "versions": preparation.versions,
+        "timings": dict(timings),
     }
+    plain: dict[str, Any] = _plain(document)
+    return plain
+
+
+def _inputs(preparation: Preparation, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    known = asdict(preparation)
+    return {"model": inputs["model"], "bundle": inputs["bundle"], **{name: known[name] for name in FACTS}}
 
 
 def _plain(value: Any) -> Any:

@@ -59,11 +59,15 @@ REASONS = {
     ),
     Reason.IMPLAUSIBLE_ACCURACY: Explanation(
         title="Implausible accuracy",
-        raised_if="The accuracy on the clean images is worse than twice chance, or far below the accuracy declared.",
-        means="The model most likely did not see the images as it was trained to see them, so norms found through "
-        "it mean little. Wrong preprocessing is the first suspect, wrong class indices the second.",
-        what_to_do="Give the preprocessing of the training with `--size`, `--mean`, `--std` and `--range`, and check "
-        "that folders or labels name the right class indices.",
+        raised_if="The accuracy on the clean images is worse than twice chance; or far below the accuracy declared or, "
+        "where none was, below what the model itself is sure of (nearer to chance by two to one); or the model plainly "
+        "takes the images of whole classes for other ones.",
+        means="The model most likely did not see the images as it was trained to see them, or the classes are numbered "
+        "in another order than its outputs, so norms found through it mean little.",
+        what_to_do="Read what the report doubts: it names an order that would explain the answers. Say which output "
+        "each class is (`classes` in bundle.json, or `--classes FILE`), and give the preprocessing of the training "
+        "with `--size`, `--mean`, `--std` and `--range`. Of a model that is known to be no better, say so with "
+        "`--expected-accuracy`.",
     ),
     Reason.INVERSION_DID_NOT_CONVERGE: Explanation(
         title="The inversion did not converge",
@@ -149,6 +153,15 @@ REASONS = {
         what_to_do="Sort the images into one folder per class or add `labels.csv`, or give the preprocessing with "
         "`--size`, `--mean`, `--std` and `--range`.",
     ),
+    Reason.AMBIGUOUS_OUTPUT: Explanation(
+        title="Several outputs that could be the scores",
+        raised_if="The model answers with several outputs that have one number per class for each image, none was "
+        "chosen by `--output`, and none agrees with the labels clearly better than the others, or there are no labels.",
+        means="A backdoor may be in one output and not in another, and nothing tells which of them is used. So nothing "
+        "was searched.",
+        what_to_do="Give the name of the output whose answers are used with `--output`; the report lists the names. "
+        "Where more than one is used, scan once for each.",
+    ),
 }
 
 CAVEATS = {
@@ -175,10 +188,28 @@ CAVEATS = {
     ),
     Caveat.INFERRED_PREPROCESSING: Explanation(
         title="Inferred preprocessing",
-        raised_if="The size, mean, deviation or range of the model's input was not given and had to be inferred.",
-        means="A fixed list of conventions was tried, and the one that fits the clean images best was taken. Others "
-        "may fit about as well; they are listed among the inputs.",
+        raised_if="The mean, deviation or range of the model's input was not given and had to be inferred.",
+        means="A fixed list of conventions was tried on up to a hundred images. Of those within sampling error of the "
+        "best accuracy the one with the lowest cross-entropy at its best temperature was taken, among equals the most "
+        "ordinary. Others may fit about as well; they are listed among the inputs.",
         what_to_do="If you know how the model was trained, give `--size`, `--mean`, `--std` and `--range`.",
+    ),
+    Caveat.ASSUMED_CLASS_ORDER: Explanation(
+        title="Assumed order of classes",
+        raised_if="The classes are named, not numbered, and nothing says which output each is.",
+        means="They were numbered as their names sort, as torchvision's ImageFolder does. The model's own answers fit "
+        "that order.",
+        what_to_do="Nothing, if the model was trained so. To be sure, say which output each class is: `classes` in "
+        "bundle.json, or `--classes FILE`.",
+    ),
+    Caveat.INFERRED_CLASS_ORDER: Explanation(
+        title="Inferred order of classes",
+        raised_if="The classes are named, not numbered, and the order in which their names sort does not fit the "
+        "model's answers, or says nothing because some classes are missing.",
+        means="Which output each class is was read off the model's own answers, which left exactly one plausible "
+        "order. The clean accuracy is the one under that order, so it cannot speak for it.",
+        what_to_do="Compare the order that the report shows with what you know of the model, and say it: `classes` in "
+        "bundle.json, or `--classes FILE`.",
     ),
     Caveat.PACKAGED_PERCEPTUAL_BACKBONE: Explanation(
         title="Packaged perceptual backbone",

@@ -22,17 +22,11 @@ from app.core.findings import Caveat, Probe, Reason, Verdict
 from app.core.report.charts import bar_chart
 from app.core.report.document import LONGEST_TEXT
 from app.core.report.explanations import CAVEATS, PROBES, REASONS, VERDICTS, disagreements, family_words
+from app.core.report.facts import DASH, facts, percent
 from app.core.report.figures import amplification_of
 from app.core.text import printable
 
-DASH = "\N{EN DASH}"  # a number that does not exist
 LARGE = 1e6  # an index this high is written with an exponent
-
-INPUT_SOURCES = {
-    "given": "given with the scan",
-    "bundle": "given in the bundle",
-    "inferred": "inferred from the clean images",
-}
 
 
 def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str:
@@ -55,6 +49,7 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
         style=Markup(style),  # our own file
         style_sha256=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         verdict=VERDICTS[Verdict(document["verdict"])],
+        facts=facts(document),
         reasons=[(reason, REASONS[Reason(reason)]) for reason in document["reasons"]],
         disagreements=disagreements(document),
         agreements=[
@@ -75,7 +70,6 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
         norm_chart=bar_chart(norms, flagged, median_norm),
         strips=[_strip(rows[label], strips[label]) for label in sorted(strips, key=lambda n: (not flagged[n], n))],
         config=list(_settings(document["config"])),
-        input_sources=INPUT_SOURCES,
         findings=structure.get("findings", []),
         manifest=structure if "operators" in structure else None,
         stopped=structure.get("problem"),
@@ -118,7 +112,7 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, finalize=_final, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "figure": _figure, "duration": _duration, "prose": _prose}
+    environment.filters |= {"percent": percent, "figure": _figure, "duration": _duration, "prose": _prose}
     environment.filters |= {"norm": _norm, "headline": _headline}
     return environment.from_string(_packaged("template.html"))
 
@@ -128,10 +122,6 @@ def _final(value: Any) -> Any:
     if isinstance(value, str) and not isinstance(value, Markup):
         return printable(value, LONGEST_TEXT)
     return value
-
-
-def _percent(rate: float | None) -> str:
-    return DASH if rate is None else f"{100 * rate:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _figure(value: float | None, digits: int) -> str:
@@ -145,7 +135,7 @@ def _figure(value: float | None, digits: int) -> str:
 
 def _norm(value: float | None, family: str) -> str:
     """A norm of a family in its unit."""
-    return _percent(value) if family == "static" else _figure(value, 2 if family == "warp" else 4)
+    return percent(value) if family == "static" else _figure(value, 2 if family == "warp" else 4)
 
 
 def _duration(seconds: float | None) -> str:
@@ -159,7 +149,7 @@ def _duration(seconds: float | None) -> str:
 
 def _prose(text: str) -> Markup:
     """Our own sentences, with `typed words` set as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(printable(text, LONGEST_TEXT)))))
 
 
 def _strip(row: Mapping[str, Any], png: bytes) -> dict[str, Any]:

@@ -139,6 +139,9 @@ function choose(kind, file) {
     bar.value = share;
     say(state, share < 1 ? `Uploading ${size(file.size)}` : "Checking what has arrived");
   });
+  if (uploads.model && uploads.bundle) {
+    Promise.all([uploads.model.stored, uploads.bundle.stored]).then(() => check($("#new-scan")), () => {});
+  }
   upload.stored.then(
     (stored) => end("done", `✓ ${size(file.size)}, sha256 ${stored.sha256.slice(0, 12)}…`),
     (problem) => end("wrong", "✕ ", ...prose(`${problem.message} ${problem.advice}`)),
@@ -165,10 +168,11 @@ function send({ file, request }, kind, limit, onProgress) { // fetch cannot tell
   });
 }
 
-async function startScan(form) {
+async function askFor(form, more) { // a scan, or a check, of the two files and what the form says
   const [model, bundle] = await Promise.all([uploads.model.stored, uploads.bundle.stored]);
   const given = Object.fromEntries([...new FormData(form)].filter(([, value]) => value !== ""));
   const input = {};
+  if ("channel_order" in given) input.channel_order = given.channel_order;
   for (const name of ["height", "width", "expected_accuracy"]) if (name in given) input[name] = Number(given[name]);
   for (const name of ["mean", "std", "range"]) if (name in given) input[name] = given[name].split(",").map(Number);
   const response = await call("/v1/scans", "POST", {
@@ -177,11 +181,79 @@ async function startScan(form) {
     model_name: uploads.model.file.name,
     bundle_name: uploads.bundle.file.name,
     input,
+    ...("output" in given && { output: given.output }),
+    ...("classes" in given && { classes: classesFrom(given.classes) }),
     seed: Number(given.seed),
-    repair: "repair" in given,
-    force: "force" in given,
+    ...more(given),
   });
-  location.assign(`/scans/${(await response.json()).id}`);
+  return response.json();
+}
+
+function classesFrom(text) { // JSON as in bundle.json, or a name a line in the order of the outputs
+  if (!/^\s*[[{]/.test(text)) return text.split("\n").map((name) => name.trim()).filter(Boolean);
+  try {
+    return JSON.parse(text);
+  } catch {
+    const advice = 'Write {"cat": 0, "dog": 1}, or one name a line in the order of the outputs.';
+    throw new Problem({ code: "classes", detail: "The classes are no JSON.", advice });
+  }
+}
+
+async function startScan(form) {
+  const scan = await askFor(form, (given) => ({ repair: "repair" in given, force: "force" in given }));
+  location.assign(`/scans/${scan.id}`);
+}
+
+let newest = null; // the check that was asked for last: what an earlier one finds is not shown any more
+
+async function check(form) { // what a scan would take for true, in seconds; nothing longer starts by itself
+  const mine = (newest = {}), place = $("#understood");
+  place.hidden = false;
+  complain($("#check-problem"), null);
+  $(".facts", place).replaceChildren();
+  $("#take-order").hidden = true;
+  $("#doubts").replaceChildren();
+  say($("#check-state"), "Looking at how the model and the images go together");
+  try {
+    let found = await askFor(form, () => ({ check: true }));
+    while (newest === mine && isOpen(found)) {
+      await new Promise((resume) => setTimeout(resume, 1000));
+      found = await (await call(`/v1/scans/${found.id}`)).json();
+    }
+    if (newest === mine) showCheck(found);
+  } catch (problem) {
+    if (newest !== mine) return;
+    say($("#check-state"), "");
+    complain($("#check-problem"), problem);
+  }
+}
+
+function showCheck({ understood, summary, problem }) {
+  say($("#check-state"), understood ? words(understood.ready ? "check-ready" : "check-doubtful") : "");
+  if (!understood) return complain($("#check-problem"), problem && new Problem(problem));
+  showUnderstood(understood);
+  const { suggested_classes: suggested, label_source: source } = understood.inputs;
+  $("#take-order").hidden = source === "indices" || !Object.keys(suggested).length;
+  $("#take-order").onclick = () => {
+    $("#classes").value = JSON.stringify(suggested, null, 1);
+    $("#classes").closest("details").open = true;
+    return check($("#new-scan"));
+  };
+  $("#doubts").prepend(...summary.reasons.map((name) => clone(`reason-${name}`)));
+}
+
+function showUnderstood({ facts, doubts }) { // what a scan took for true about its inputs
+  const pairs = facts.flatMap(({ name, words: said }) => [
+    Object.assign(document.createElement("dt"), { textContent: name }),
+    Object.assign(document.createElement("dd"), { textContent: said.replaceAll("`", "") }),
+  ]);
+  $("#understood .facts").replaceChildren(...pairs);
+  const notes = doubts.map((doubt) => {
+    const note = clone("doubt");
+    $("p", note).replaceChildren(...prose(doubt));
+    return note;
+  });
+  $("#doubts").replaceChildren(...notes);
 }
 
 let shown = 20, listed = ""; // how many scans are asked for, and the answer as it stands on the page
@@ -192,7 +264,7 @@ async function listScans() {
     const text = await (await call(`/v1/scans?limit=${shown}`)).text();
     const { items, next_cursor: next } = JSON.parse(text);
     complain(place, null);
-    if (text !== listed) $("#scans").replaceChildren(...items.map(scanRow));
+    if (text !== listed) $("#scans").replaceChildren(...items.filter((scan) => !scan.check).map(scanRow));
     listed = text;
     $("#no-scans").hidden = items.length > 0;
     $("#more-scans").hidden = !next || shown >= 100;
@@ -237,6 +309,7 @@ function home() {
     event.preventDefault();
     attempt($("#start"), $("#form-problem"), () => startScan(form));
   };
+  $("#check-again").onclick = () => attempt($("#check-again"), $("#check-problem"), () => check(form));
   $("#more-scans").onclick = () => {
     shown += 20;
     listScans();
@@ -279,6 +352,8 @@ function showScan(scan) {
   $("#results").hidden = !scan.links.report;
   for (const link of document.querySelectorAll("[data-from^=repaired]")) link.hidden = !scan.links.repaired;
   showLabels(scan.labels);
+  $("#understood").hidden = !scan.understood;
+  if (scan.understood) showUnderstood(scan.understood);
   if (open) showProgress(scan);
   else showOutcome(scan);
   const state = open ? percent(scan.progress) : $("#verdict :is(h2, h3)").textContent;

@@ -19,6 +19,7 @@ from torch import nn
 
 from app.core.errors import Refusal
 from app.core.intake.archive import check_torchscript_archive
+from app.core.intake.examine import examine_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -154,6 +155,12 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "empty zip": (_zip({}), "model_not_torchscript", "no TorchScript"),
     "no code": (_zip({"m/data.pkl": b"", "m/constants.pkl": b""}), "model_is_state_dict", "torch.save"),
     "two roots": (_zip({**SHAPE, "n/data.pkl": b""}), "model_not_torchscript", "no TorchScript"),
+    "older than 1.4": (
+        _zip({"m/model.json": b"{}", "m/code/m.py": b"", "m/attributes.pkl": b"", "m/version": b"1"}),
+        "model_is_old",
+        r"1\.0 to 1\.3.*newer PyTorch",
+    ),
+    "flatbuffer for mobiles": (_raw(b"\x18\0\0\0PTMF"), "model_not_torchscript", "mobile"),
     "truncated": (_changed(lambda content: content[:-40]), "model_truncated", "stopped early"),
     "encrypted": (_changed(_encrypted), "unsafe_member", "m/data.pkl.*encrypted"),
     "traversal": (_zip({**SHAPE, "m/../../x": b""}), "unsafe_member", "leads out"),
@@ -171,6 +178,68 @@ def test_a_file_that_is_no_torchscript_is_refused_with_its_code_and_advice(tmp_p
     assert problem.detail.endswith(".")
     assert problem.advice
     assert str(caught.value).isprintable()
+
+
+def _quantised(folder: Path) -> Path:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    torch.jit.script(torch.ao.quantization.quantize_dynamic(net, {nn.Linear})).save(str(folder / "model.pt"))
+    return folder / "model.pt"
+
+
+def _quantised_statically(folder: Path) -> Path:
+    net = torch.ao.quantization.QuantWrapper(toy()).eval()
+    net.qconfig = torch.ao.quantization.get_default_qconfig()
+    prepared = torch.ao.quantization.prepare(net)
+    prepared(torch.rand(2, 3, 8, 8))
+    torch.jit.script(torch.ao.quantization.convert(prepared)).save(str(folder / "model.pt"))
+    return folder / "model.pt"
+
+
+def _mobile(folder: Path) -> Path:
+    torch.jit.script(toy())._save_for_lite_interpreter(str(folder / "model.ptl"))
+    return folder / "model.ptl"
+
+
+def _data_parallel(folder: Path) -> Path:
+    traced = torch.jit.trace(nn.DataParallel(toy()), torch.rand(2, 3, 8, 8), check_trace=False)
+    traced.save(str(folder / "model.pt"))
+    return folder / "model.pt"
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "words"),
+    [
+        (_quantised, "model_is_quantised", "whole numbers.*floating point"),
+        (_quantised_statically, "model_is_quantised", "whole numbers.*floating point"),
+        (_mobile, "model_is_mobile", "mobile.*made from"),
+        (_data_parallel, "model_is_data_parallel", r"DataParallel.*model\.module"),
+    ],
+)
+def test_torchscript_of_a_kind_that_cannot_be_scanned_is_called_what_it_is_and_not_dangerous(
+    tmp_path: Path, make: Callable[[Path], Path], code: str, words: str
+) -> None:
+    path = make(tmp_path)
+    for look in (check_torchscript_archive, examine_model):
+        with pytest.raises(Refusal, match=f"(?is){words}") as caught:
+            look(path)
+        assert caught.value.problem.code == code
+        assert "do not load" not in str(caught.value).lower()
+
+
+class AddsByFloatFunctional(nn.Module):
+    """Written so that it could be quantised, and is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adds = torch.ao.nn.quantized.FloatFunctional()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.adds.add(images, images)
+
+
+def test_a_network_that_could_be_quantised_is_not_taken_for_one(tmp_path: Path) -> None:
+    torch.jit.script(AddsByFloatFunctional().eval()).save(str(tmp_path / "net.pt"))
+    assert check_torchscript_archive(tmp_path / "net.pt").root == "net"
 
 
 def test_the_size_limit_holds_for_the_file_and_for_what_it_declares(tmp_path: Path) -> None:

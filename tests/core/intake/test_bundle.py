@@ -24,28 +24,7 @@ from app.core.intake.bundle import check_labels, read_bundle, stack_images
 from app.core.intake.declaration import DeclaredInput
 from app.core.intake.guards import BundleLimits
 from app.core.intake.labelling import LabelSource, class_indices
-
-GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
-COLOUR = np.stack([GREY, GREY + 64, GREY + 128], axis=2)
-
-
-def picture(pixels: np.ndarray = COLOUR, form: str = "PNG", **options: object) -> bytes:
-    target = io.BytesIO()
-    Image.fromarray(pixels).save(target, form, **options)
-    return target.getvalue()
-
-
-def zipped(path: Path, members: dict[str, bytes | str]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
-
-
-def arrays(path: Path, **members: np.ndarray) -> Path:
-    with path.open("wb") as target:
-        np.savez_compressed(target, **members)
-    return path
+from tests.core.intake.packing import COLOUR, GREY, arrays, picture, zipped
 
 
 def png_header(width: int, height: int, body: bytes = b"") -> bytes:
@@ -208,10 +187,11 @@ def test_images_of_one_size_are_stacked_and_only_resized_when_asked(tmp_path: Pa
 
 
 def test_a_label_beyond_the_models_outputs_is_refused_with_its_name(tmp_path: Path) -> None:
-    bundle = read_bundle(zipped(tmp_path / "b.zip", {"cat/a.png": picture(), "dog/a.png": picture()}))
+    members = {"cat/a.png": picture(), "dog/a.png": picture(), "bundle.json": '["cat", "dog"]'}
+    bundle = read_bundle(zipped(tmp_path / "b.zip", members))
     check_labels(bundle, 2)
     with pytest.raises(
-        Refusal, match=r"label 1 \(`dog`\), but the model has only the labels 0 to 0.*bundle\.json"
+        Refusal, match=r"label 1 \(`dog`\), but the model has only the labels 0 to 0.*belongs to this model"
     ) as caught:
         check_labels(bundle, 1)
     assert caught.value.problem.code == "label_out_of_range"
@@ -337,7 +317,8 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "empty file": (_raw(b""), "bundle_empty", "no images"),
     "empty zip": (_only({}), "bundle_empty", "no images"),
     "no pictures": (_only({"README.md": "hi", "0/": ""}), "bundle_empty", "no images"),
-    "tar": (_raw(b"\x1f\x8b" + bytes(50)), "bundle_format", "neither a .zip nor an .npz"),
+    "gzip": (_raw(b"\x1f\x8b" + bytes(50)), "bundle_format", "neither a .zip nor an .npz.*no tar archive"),
+    "array": (_raw(npy_header("(2, 8, 8)") + bytes(128)), "bundle_format", "single NumPy array"),
     "truncated": (_truncated, "bundle_truncated", "fetch the file again"),
     "traversal": (_member(lambda info: setattr(info, "filename", "../a.png")), "unsafe_member", "leads out"),
     "windows traversal": (_member(lambda info: setattr(info, "filename", "a\\..\\b")), "unsafe_member", "leads out"),
@@ -352,6 +333,11 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "negative folder": (_zip(**{"-1/x.png": picture()}), "negative_label", "-1.*count from 0"),
     "huge label": (_zip(**{"99999999999/x.png": picture()}), "label_out_of_range", "larger than 999,999"),
     "number and name": (_zip(cat__x=picture()), "class_unmapped", "`cat` has no index.*bundle.json"),
+    "name in another case": (
+        _only({"Cat/a": picture(), "dog/a": picture(), "bundle.json": '{"classes": {"cat": 0, "dog": 1}}'}),
+        "class_unmapped",
+        "`Cat` has no index.*`cat`: write both alike",
+    ),
     "undeclared name": (
         _only({"cat/a": picture(), "dog/a": picture(), "bundle.json": '{"classes": {"cat": 0}}'}),
         "class_unmapped",
@@ -359,11 +345,11 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     ),
     "same number twice": (_zip(**{"01/x.png": picture()}), "class_unmapped", "`01` and `1` both mean index 1"),
     "image beside folders": (_zip(x_DOT_png=picture()), "mixed_layout", "x.png.*top of the bundle"),
-    "folder in folder": (_only({"train/0/a": picture(), "val/1/b": picture()}), "nested_folders", "train/0/a"),
+    "folder in folder": (_only({"pets/0/a": picture(), "farm/1/b": picture()}), "nested_folders", "farm/1/b"),
     "unknown file": (
-        _only({**TABLE, "labels.csv": "file,label\na.png,0\nb.png,1\nc.png,1\n"}),
+        _only({**TABLE, "labels.csv": "file,label\na.png,0\nc.png,1\n"}),
         "labels_csv_unknown_file",
-        "`c.png`",
+        "`c.png`.*not `b.png`",
     ),
     "image without label": (
         _only({**TABLE, "labels.csv": "file,label\na.png,0\n"}),
@@ -371,17 +357,21 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
         "1 of 2.*b.png",
     ),
     "missing columns": (
-        _only({**TABLE, "labels.csv": "name;label\na;1\n"}),
+        _only({**TABLE, "labels.csv": "name;quality;size\na;1;2\n"}),
         "labels_csv",
-        "columns `file` and `label`",
+        "no column that is called `label`.*`quality`",
     ),
     "no table": (_only({**TABLE, "labels.csv": ""}), "labels_csv", "found: nothing"),
     "floating labels": (_only({**TABLE, "labels.csv": "file,label\na.png,1.0\n"}), "labels_csv", "`1.0`.*astype"),
-    "nan label": (_only({**TABLE, "labels.csv": "file,label\na.png,NaN\n"}), "labels_csv", "Line 2.*`NaN`"),
+    "nan label": (_only({**TABLE, "labels.csv": "file,label\na.png,NaN\n"}), "labels_csv", "`NaN` in line 2"),
     "empty label": (_only({**TABLE, "labels.csv": "file,label\na.png,\n"}), "labels_csv", "no label"),
     "listed twice": (_only({**TABLE, "labels.csv": "file,label\na.png,1\na.png,2\n"}), "labels_csv", "second time"),
     "latin table": (_only({**TABLE, "labels.csv": b"file,label\n\xe4.png,1\n"}), "labels_csv", "UTF-8"),
-    "misnamed table": (_only({**TABLE, "label.csv": "file,label\n"}), "labels_csv", "`label.csv` but no `labels.csv`"),
+    "misnamed table": (
+        _only({**TABLE, "label.csv": "file,label\n"}),
+        "labels_csv",
+        "`label.csv` lies beside the images and names none",
+    ),
     "negative in table": (
         _only({**TABLE, "labels.csv": "file,label\na.png,-1\nb.png,0\n"}),
         "negative_label",
@@ -409,18 +399,22 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "bad range": (_zip(bundle_DOT_json='{"input": {"range": [1, 0]}}'), "bundle_json", "the smaller first"),
     "percent": (_zip(bundle_DOT_json='{"input": {"expected_accuracy": 93}}'), "bundle_json", "fraction"),
     "bad index": (_zip(bundle_DOT_json='{"classes": {"cat": -1}}'), "bundle_json", "class `cat` an index from 0"),
-    "no images array": (_npz(x_test=IMAGES), "images_missing", "found: x_test.*savez"),
-    "float images": (_npz(images=IMAGES / 255), "images_dtype", r"float64.*images \* 255"),
-    "int images": (_npz(images=IMAGES.astype(int)), "images_dtype", "int64.*astype"),
-    "channels first": (_npz(images=IMAGES.transpose(0, 3, 1, 2)), "images_shape", "channels last.*transpose"),
+    "no images array": (_npz(weights=IMAGES), "images_missing", "found: weights.*savez"),
+    "two images arrays": (_npz(x=IMAGES, data=IMAGES), "images_missing", "`x` and `data`.*not clear"),
+    "normalised images": (_npz(images=IMAGES / 255 - 0.5), "images_dtype", r"float64.*-0\.5 to .*images \* std"),
+    "16-bit images": (_npz(images=IMAGES.astype(np.uint16) * 257), "images_dtype", "uint16.*257"),
+    "text images": (_npz(images=np.array(["a", "b"])), "images_dtype", "not uint8"),
+    "images last": (_npz(images=np.zeros((8, 8, 3, 5), np.uint8)), "images_shape", r"transpose\(3, 0, 1, 2\)"),
     "four channels": (_npz(images=np.zeros((2, 8, 8, 4), np.uint8)), "images_shape", "transparency"),
-    "flat images": (_npz(images=np.zeros((2, 64), np.uint8)), "images_shape", r"\(2, 64\)"),
+    "flat images": (_npz(images=np.zeros((2, 64), np.uint8)), "images_shape", r"\(2, 64\).*reshape\(-1, 8, 8\)"),
+    "flat colour images": (_npz(images=np.zeros((2, 192), np.uint8)), "images_shape", r"reshape\(-1, 3, 8, 8\)"),
     "no rows": (_npz(images=IMAGES[:0]), "bundle_empty", "no images"),
     "object images": (_npz(images=np.array([GREY, None], dtype=object)), "object_array", "run code.*np.stack"),
     "object labels": (_npz(images=IMAGES, labels=np.array([1, None])), "object_array", "`labels`"),
     "float labels": (_npz(images=IMAGES, labels=np.array([1.0, np.nan])), "labels_dtype", "float64, not whole"),
-    "text labels": (_npz(images=IMAGES, labels=np.array(["a", "b"])), "labels_dtype", "not whole numbers"),
-    "one-hot labels": (_npz(images=IMAGES, labels=np.eye(2, dtype=int)), "labels_mismatch", "argmax"),
+    "complex labels": (_npz(images=IMAGES, labels=np.array([1j, 2j])), "labels_dtype", "not whole numbers"),
+    "labels of two classes": (_npz(images=IMAGES, labels=np.ones((2, 2), int)), "labels_mismatch", "argmax"),
+    "labels as scores": (_npz(images=IMAGES, labels=np.array([[0.2, 0.8]] * 2)), "labels_mismatch", "not one-hot"),
     "three labels": (_npz(images=IMAGES, labels=np.arange(3)), "labels_mismatch", r"2 images.*\(3,\)"),
     "negative npz label": (_npz(images=IMAGES, labels=np.array([-1, 0])), "negative_label", "`-1`"),
     "unsigned overflow": (
