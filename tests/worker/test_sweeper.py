@@ -161,8 +161,11 @@ def test_an_accident_in_one_sweep_does_not_end_all_sweeping(service: Service, mo
     monkeypatch.setattr(sweeper, "forget_the_old", stumble)
     thread = threading.Thread(target=sweep_until, args=(service, over), daemon=True)
     thread.start()
-    eventually(over.is_set)
-    thread.join(10)
+    try:
+        eventually(over.is_set)
+    finally:
+        over.set()  # or it would sweep beside the tests that follow
+        thread.join(10)
     assert jobs_of(service, scan_id)["inspect"].state == JobState.READY
 
 
