@@ -248,6 +248,12 @@ def test_two_tables_that_contradict_each_other_are_refused(tmp_path: Path) -> No
     assert code == "labels_csv" and "`a.csv`" in words and "`b.csv`" in words
 
 
+def test_a_form_of_annotations_that_is_not_read_is_refused_by_name(tmp_path: Path) -> None:
+    coco = {"images": [{"id": 1, "file_name": name} for name in FLAT], "annotations": [], "categories": []}
+    code, words = refusal(tmp_path, FLAT | {"_annotations.coco.json": json.dumps(coco)})
+    assert code == "labels_csv" and "`_annotations.coco.json`" in words and "leave it out" in words
+
+
 def test_a_text_beside_unlabelled_images_does_not_make_them_labelled(tmp_path: Path) -> None:
     assert reading(tmp_path, FLAT | {"README.txt": "free to use\nby all"}).labels is None
 
