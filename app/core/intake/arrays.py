@@ -28,8 +28,8 @@ from app.core.text import printable
 HEADER_BYTES = 1 << 16  # NumPy itself refuses headers above 10,000 bytes
 LABEL_BYTES = 256 * MEGABYTE
 
-_IMAGE_WORDS = ("images", "image", "imgs", "img", "x", "data", "pixels", "pictures", "inputs", "arr0")
-_LABEL_WORDS = ("labels", "label", "y", "targets", "target", "classes", "class", "arr1")
+_IMAGE_WORDS = ("images", "image", "imgs", "img", "x", "data", "pixels", "pictures", "inputs", "xs", "arr0")
+_LABEL_WORDS = ("labels", "label", "y", "targets", "target", "classes", "class", "cls", "lbls", "gt", "ys", "arr1")
 _LABEL_ADVICE = 'Store one class index per image: `labels.astype("int64")`; first see where the fractions are from.'
 _WRITE = 'Write it with `np.savez_compressed("bundle.npz", images=images, labels=labels)`.'
 

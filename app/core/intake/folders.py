@@ -64,8 +64,10 @@ def label_pictures(
             declared, used, notes = _class_file(contents, folders)
         labels = labels_of([path.split("/")[0] for path in pictures], declared, found.empty_folders)
     else:
-        if unclear or (data := [name for name in contents if not name.lower().endswith((".txt", ".json"))]):
-            raise unclear or _names_nothing(data[0])
+        if unclear is not None:
+            raise unclear
+        if (name := next((name for name in contents if _is_data(name, contents[name], found)), None)) is not None:
+            raise _names_nothing(name)
         pictures, labels, notes = found.pictures, None, []
     others = layout.skipped([*found.others, *(name for name in found.tables if name not in used)])
     return pictures, labels, (*found.notes, *notes, *others)
@@ -164,11 +166,8 @@ def _check_agreement(table: Table, found: layout.Layout) -> None:
         return
     for path, label in table.labels.items():
         folder = path.split("/")[0]
-        other = next(
-            (said for said in (label_of.setdefault(folder, label), folder_of.setdefault(label, folder))
-             if said not in (label, folder)), None,
-        )  # fmt: skip
-        if other is not None:
+        is_alike = label_of.setdefault(folder, label) == label and folder_of.setdefault(label, folder) == folder
+        if not is_alike or (folder.isdecimal() and label.isdecimal() and folder.lstrip("0") != label.lstrip("0")):
             raise Refusal(
                 "labels_csv",
                 f"The image `{printable(path)}` lies in the folder `{printable(folder)}`, and the table "
@@ -238,9 +237,17 @@ def _unknown_files(name: str, content: bytes, found: layout.Layout) -> Refusal:
     )
 
 
+def _is_data(name: str, content: bytes, found: layout.Layout) -> bool:
+    """Whether a file beside unlabelled images is more than words for people: a table, or JSON that speaks of them."""
+    if name.lower().endswith(".txt"):
+        return False
+    first = next(iter(found.pictures)).rpartition("/")[2]
+    return not name.lower().endswith(".json") or first.encode() in content
+
+
 def _names_nothing(name: str) -> Refusal:
     return UnclearTableError(
-        "lies beside the images and names none of them",
+        "lies beside the images and is no table of them that is understood",
         f"Call it `{LABEL_TABLE}`, with the columns `file` and `label`; for an unlabelled bundle leave it out.",
     ).refusal(name)
 

@@ -370,7 +370,7 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "misnamed table": (
         _only({**TABLE, "label.csv": "file,label\n"}),
         "labels_csv",
-        "`label.csv` lies beside the images and names none",
+        "`label.csv` lies beside the images and is no table",
     ),
     "negative in table": (
         _only({**TABLE, "labels.csv": "file,label\na.png,-1\nb.png,0\n"}),
