@@ -82,12 +82,9 @@ def _accuracies(
 
 def _groups(found: Mapping[str, Tensor], softmaxes: Softmaxes) -> dict[str, Hashable]:
     """Where the scores of each output lie; it is one place where the module computes one from another by a softmax."""
-    places = {}
-    for name, scores_NK in found.items():
-        of_NK = softmaxes.before(scores_NK)
-        place_NK = scores_NK if of_NK is None else of_NK
-        places[name] = place_NK.data_ptr(), place_NK.shape, place_NK.stride()
-    return places
+    behind = {name: softmaxes.before(scores_NK) for name, scores_NK in found.items()}
+    places = {name: found[name] if of_NK is None else of_NK for name, of_NK in behind.items()}  # all kept, so all apart
+    return {name: (place_NK.data_ptr(), place_NK.shape, place_NK.stride()) for name, place_NK in places.items()}
 
 
 def _best(found: Mapping[str, Tensor], groups: Mapping[str, Hashable], accuracies: Mapping[str, float]) -> str:
