@@ -18,6 +18,7 @@ from app.core.findings import (
     Decision,
     FamilyFinding,
     LabelFinding,
+    OtherOutput,
     Preparation,
     Reason,
     RepairReport,
@@ -167,6 +168,7 @@ def _not_searched(
     if alone:
         held = "Held against the other labels alone, as no reference network knows how easy it is to reach by nature"
         sentences.append(f"{held}: {_labels(alone)}.")
+    sentences += map(_not_scanned, (other for other in preparation.other_outputs if not other.same_as_chosen))
     missing = [label for label, images in enumerate(preparation.images_per_label) if images == 0]
     if missing:
         sentences.append(f"No trigger was tried on images of {_labels(missing)}: the bundle has none.")
@@ -187,6 +189,14 @@ def _not_searched(
     if Caveat.UNSANDBOXED in caveats:
         sentences.append("Nothing watched or limited what the model did to this computer while it ran: no sandbox.")
     return sentences
+
+
+def _not_scanned(other: OtherOutput) -> str:
+    """What is said of an output that was left out."""
+    accuracy = other.clean_accuracy
+    right = "" if accuracy is None else f", right about {accuracy:.0%} of the clean images"
+    could_be = f"could be scores, too{right}" if other.could_be_scores else "is no scores"
+    return f"The output `{other.name}` ({other.shape}) was not scanned: it {could_be}."
 
 
 def _labels(labels: list[int]) -> str:
