@@ -61,8 +61,8 @@ class CleanImages:
 
 def classes_alike(labels_N: Tensor) -> Tensor:
     """How much each image counts, so that each class that is there counts as much as any other: adds up to 1."""
-    _, class_N, count_C = labels_N.unique(return_inverse=True, return_counts=True)
-    return 1 / (len(count_C) * count_C[class_N].float())
+    count_K = labels_N.bincount()
+    return (count_K.count_nonzero() * count_K[labels_N]).float().reciprocal()
 
 
 class Roles(NamedTuple):
