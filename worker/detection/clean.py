@@ -61,9 +61,8 @@ class CleanImages:
 
 def classes_alike(labels_N: Tensor) -> Tensor:
     """How much each image counts, so that each class that is there counts as much as any other: adds up to 1."""
-    _, class_N, count_C = labels_N.unique(return_inverse=True, return_counts=True)
-    weights_N: Tensor = 1 / (len(count_C) * count_C[class_N].float())
-    return weights_N
+    count_K = labels_N.bincount()
+    return (count_K.count_nonzero() * count_K[labels_N]).float().reciprocal()
 
 
 class Roles(NamedTuple):
@@ -81,15 +80,6 @@ def roles_of(labels_N: Tensor) -> Roles:
     before_K = count_K.cumsum(0) - count_K
     place = (torch.arange(len(by_label), device=labels_N.device) - before_K[labels_N[by_label]]) % 5
     return Roles(*(by_label[mask].sort().values for mask in ((place % 2 == 1) | (place == 4), place == 2, place == 0)))
-
-
-def round_robin(labels_N: Tensor) -> Tensor:
-    """All indices, such that any first few of them have as many images of each label as there are: [N]."""
-    shuffled = torch.randperm(len(labels_N), generator=random_numbers(0))  # neighbours in a bundle are often alike
-    by_label = shuffled[labels_N[shuffled].argsort(stable=True)]
-    count_K = labels_N.bincount()
-    turn = torch.arange(len(by_label)) - (count_K.cumsum(0) - count_K)[labels_N[by_label]]
-    return by_label[turn.argsort(stable=True)]
 
 
 def random_numbers(seed: int, label: int = -1) -> torch.Generator:

@@ -196,8 +196,9 @@ def _p_values(column: Sequence[FamilyFinding], reference_K: Floats | None, famil
     if not out_of_reach_K.all():
         hardest = log_norms_K[~out_of_reach_K].max()
         log_norms_K = np.where(out_of_reach_K, np.maximum(log_norms_K, hardest), log_norms_K)
-    family, reference_K = column[0].family, np.full(len(column), np.nan) if reference_K is None else reference_K
-    p_values_K, known_K = np.ones(len(column)), np.isfinite(reference_K)
+    if reference_K is None:
+        reference_K = np.full(len(column), np.nan)
+    family, p_values_K, known_K = column[0].family, np.ones(len(column)), np.isfinite(reference_K)
     if not known_K.all():
         p_values_K = step_out_test(log_norms_K, PRIORS_ALONE[family]).p_values_K
     if known_K.any():
