@@ -22,7 +22,7 @@ from models.rebuilt import RebuiltModule
 from models.scorer import LONGEST_MESSAGE, MODULE_ERRORS, Manner, Scorer, filled, plain_reason
 
 TRACED_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # that somebody may have traced with
-SIDES = (28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 227, 240, 256, 288, 299, 320, 384, 448, 512)
+SIDES = (16, 28, 32, 48, 64, 96, 112, 128, 160, 192, 224, 227, 240, 256, 288, 299, 320, 384, 448, 512)
 TRIED = 3  # images: no power of two, so nobody's habit
 MOST_KEYS = 4
 
@@ -143,7 +143,9 @@ def _refusal_of_images(module: nn.Module, images_NCHW: Tensor, channels: Sequenc
     advice = SIZE_ADVICE
     if re.search(r"made for (?!1 |3 )\d+ channels", reason):
         advice = "A model of other than 1 or 3 channels cannot be scanned."
-    return _not_accepted(f"The model cannot take images of shape {list(images_NCHW.shape)}: {reason}.", advice)
+    given, height, width = images_NCHW.shape[1:]
+    kind = f"{height}x{width} with {given} channel{'s' if given > 1 else ''}"
+    return _not_accepted(f"The model cannot take images of {kind}: {reason}.", advice)
 
 
 def _sides_taken(module: nn.Module, images_NCHW: Tensor, channels: Sequence[int]) -> list[int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from app.core.errors import Refusal
+from models.classifier import probe_scores
 from models.scorer import Manner, Scorer
 from models.suspect import load_suspect
 from tests.toys import AsProbabilities, ToyNet, Watching, toy_images, toy_labels
@@ -67,7 +68,7 @@ def chosen(
     scorer = Scorer(load_suspect(tmp_path / "net.pt").module, manner)
 
     def accuracy(asked: Scorer) -> float:
-        return (asked(IMAGES).argmax(1) == labels_N).float().mean().item()
+        return (probe_scores(asked, IMAGES).argmax(1) == labels_N).float().mean().item()
 
     return choose_output(scorer, IMAGES[:8], labels_N, said, accuracy)
 
@@ -96,6 +97,16 @@ def test_what_cannot_be_scores_is_passed_over_without_labels_too(tmp_path: Path)
         ("labels", "[N] of int64"),
     ]
     assert not any(other.could_be_scores for other in choice.others)
+
+
+def test_an_output_without_numbers_is_none_for_the_labels(tmp_path: Path) -> None:
+    class WithNothing(AsProbabilities):
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            scores = self.net(images)
+            return scores * float("nan"), scores
+
+    choice = chosen(tmp_path, WithNothing(ToyNet()))
+    assert choice.scorer.manner.output == "1" and not choice.is_ambiguous
 
 
 def test_an_output_with_fewer_numbers_than_there_are_labels_is_none_for_them(tmp_path: Path) -> None:

@@ -298,3 +298,43 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
     assert [event["done"] for event in steps] == list(range(1, 60 * 5 + 1)) and {event["of"] for event in steps} == {
         300
     }
+
+
+class BesideADecoy(nn.Module):
+    """A clean net's answers, and those of the one that is used, under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clean, self.used = ToyNet(), ToyNet(planted=2)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"aux": self.clean(images), "loss": images.mean(), "logits": self.used(images)}
+
+
+def test_two_outputs_that_may_be_used_are_named_and_nothing_is_searched(tmp_path: Path) -> None:
+    directory = place_job(tmp_path / "job", BesideADecoy())
+    run_job(directory)
+    preparation, report = directory.read_preparation(), directory.read_report()
+    assert preparation is not None and report is not None
+    assert preparation.reasons == (Reason.AMBIGUOUS_OUTPUT,) and report["verdict"] == Verdict.INCONCLUSIVE
+    assert preparation.chosen_output == "aux"
+    assert [(other.name, other.clean_accuracy) for other in preparation.other_outputs] == [
+        ("loss", None),
+        ("logits", 1),
+    ]
+    told = " ".join(report["coverage"]["not_searched"])
+    assert "`logits` ([N, 6]) was not scanned: it could be scores, too, right about 100% of" in told
+    assert "`loss` (one number) was not scanned: it is no scores" in told
+
+
+def test_the_output_that_was_said_is_searched_and_repaired_and_the_others_stay(tmp_path: Path) -> None:
+    net = BesideADecoy()
+    directory = place_job(tmp_path / "job", net, output="logits", repair_label=2, inversion=SHORT)
+    run_job(directory)
+    preparation, repair = directory.read_preparation(), directory.read_repair()
+    assert preparation is not None and preparation.chosen_output == "logits" and not preparation.reasons
+    assert repair is not None and repair.attack_success_rate_before is not None
+    if repair.status is RepairStatus.REPAIRED:
+        before, after = net.eval()(toy_images(1)), torch.jit.load(str(directory.repaired))(toy_images(1))
+        assert after.keys() == before.keys() and torch.equal(after["aux"], before["aux"])
+        assert not torch.equal(after["logits"], before["logits"])

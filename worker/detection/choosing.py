@@ -10,11 +10,13 @@ does not: a backdoor may be in one output and not in the other. Else it is left 
 
 import math
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from app.core.errors import Refusal
 from app.core.findings import OtherOutput
 from models.outputs import candidates, named_outputs, scores_of, shape_of
 from models.scorer import Scorer, filled
@@ -70,10 +72,12 @@ def _accuracies(
     scorer: Scorer, found: Mapping[str, Tensor], labels_N: Tensor | None, accuracy: Callable[[Scorer], float]
 ) -> dict[str, float]:
     """How often each output is right, of those that have all labels; nothing where that cannot be told."""
-    if labels_N is None:
-        return {}
-    fitting = [name for name, scores_NK in found.items() if scores_NK.shape[1] > int(labels_N.max())]
-    return {name: accuracy(scorer.named(name)) for name in fitting}
+    accuracies: dict[str, float] = {}
+    for name, scores_NK in found.items():
+        if labels_N is not None and scores_NK.shape[1] > int(labels_N.max()):
+            with suppress(Refusal):  # its numbers are none; of the one that is chosen, this is said later
+                accuracies[name] = accuracy(scorer.named(name))
+    return accuracies
 
 
 def _groups(found: Mapping[str, Tensor], softmaxes: Softmaxes) -> dict[str, Hashable]:

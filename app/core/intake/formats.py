@@ -78,7 +78,7 @@ def explain_kind(paths: Collection[str]) -> Refusal | None:
     if {f"code/__torch__/torch/{part}.py" for part in ("nn/parallel/data_parallel", "classes/profiler")} <= set(paths):
         return Refusal(
             "model_is_data_parallel",
-            "The model is a trace of `torch.nn.DataParallel`, which hands images to GPUs and is no part of the network.",
+            "The model is a trace of `torch.nn.DataParallel`, which is no part of the network.",
             "Export what is inside it: `torch.jit.trace(model.module.eval(), example).save('model.pt')`.",
         )
     return None

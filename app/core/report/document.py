@@ -18,6 +18,7 @@ from app.core.findings import (
     Decision,
     FamilyFinding,
     LabelFinding,
+    OtherOutput,
     Preparation,
     Reason,
     RepairReport,
@@ -162,6 +163,7 @@ def _not_searched(
     out_of_reach = [label for label in sorted(findings) if findings[label].out_of_reach]
     if out_of_reach:
         sentences.append(f"No trigger of any family led enough images to {_labels(out_of_reach)} to be compared.")
+    sentences += map(_not_scanned, (other for other in preparation.other_outputs if not other.same_as_chosen))
     missing = [label for label, images in enumerate(preparation.images_per_label) if images == 0]
     if missing:
         sentences.append(f"No trigger was tried on images of {_labels(missing)}: the bundle has none.")
@@ -182,6 +184,14 @@ def _not_searched(
     if Caveat.UNSANDBOXED in caveats:
         sentences.append("Nothing watched or limited what the model did to this computer while it ran: no sandbox.")
     return sentences
+
+
+def _not_scanned(other: OtherOutput) -> str:
+    """What is said of an output that was left out."""
+    accuracy = other.clean_accuracy
+    right = "" if accuracy is None else f", right about {accuracy:.0%} of the clean images"
+    could_be = f"could be scores, too{right}" if other.could_be_scores else "is no scores"
+    return f"The output `{other.name}` ({other.shape}) was not scanned: it {could_be}."
 
 
 def _labels(labels: list[int]) -> str:
