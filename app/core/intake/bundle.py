@@ -109,9 +109,9 @@ def check_labels(bundle: Bundle, num_labels: int) -> None:
         if bundle.label_source is LabelSource.DECLARED and (declared := len(bundle.class_names)) > num_labels:
             raise Refusal(
                 "label_out_of_range",
-                f"The declared classes have the index {declared - 1} (`{bundle.class_names[-1]}`), but the model has only "
-                f"the labels 0 to {num_labels - 1}.",
-                "Check that this list of classes belongs to this model: of another list, other indices may be wrong too.",
+                f"The declared classes have the index {declared - 1} (`{bundle.class_names[-1]}`), but the model has "
+                f"only the labels 0 to {num_labels - 1}.",
+                "Check that this list of classes belongs to this model: another one's other indices are wrong too.",
             )
         return
     name = bundle.class_names[label] if label < len(bundle.class_names) else ""

@@ -164,11 +164,8 @@ def _check_agreement(table: Table, found: layout.Layout) -> None:
         return
     for path, label in table.labels.items():
         folder = path.split("/")[0]
-        other = next(
-            (said for said in (label_of.setdefault(folder, label), folder_of.setdefault(label, folder))
-             if said not in (label, folder)), None,
-        )  # fmt: skip
-        if other is not None:
+        is_alike = label_of.setdefault(folder, label) == label and folder_of.setdefault(label, folder) == folder
+        if not is_alike or (folder.isdecimal() and label.isdecimal() and folder.lstrip("0") != label.lstrip("0")):
             raise Refusal(
                 "labels_csv",
                 f"The image `{printable(path)}` lies in the folder `{printable(folder)}`, and the table "

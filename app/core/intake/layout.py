@@ -30,7 +30,23 @@ _PICTURE_ENDINGS = (
 )
 _DOCUMENTS = (
     *(".txt", ".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".html", ".htm", ".xml", ".yaml", ".yml", ".toml"),
-    *(".ini", ".cfg", ".log", ".py", ".ipynb", ".sh", ".bat", ".m", ".mat", ".pkl", ".pt", ".pth", ".npy", ".url"),
+    *(
+        ".ini",
+        ".cfg",
+        ".log",
+        ".py",
+        ".ipynb",
+        ".sh",
+        ".bat",
+        ".m",
+        ".mat",
+        ".pkl",
+        ".pt",
+        ".pth",
+        ".npy",
+        ".npz",
+        ".url",
+    ),
     *(".lnk", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".db", ".sql", ".bib", ".tex", ".tmp", ".bak", ".part"),
 )
 _PICTURES = {"images", "image", "imgs", "img", "pictures", "photos", "jpegimages", "originals", "original", "inputs"}
@@ -122,9 +138,11 @@ def skipped(others: Iterable[str]) -> tuple[Note, ...]:
 
 
 def _counted(kind: NoteKind, paths: list[str], what: str) -> Note:
-    were = "1 file was" if len(paths) == 1 else f"{len(paths):,} files were"
-    example = f"`{printable(paths[0])}`"
-    return Note(kind, f"{were} skipped, {what}: {example}{', ...' if len(paths) > 1 else ''}", len(paths), paths[0])
+    if len(paths) == 1:
+        return Note(kind, f"1 file was skipped, {what}: `{printable(paths[0])}`.", 1, paths[0])
+    return Note(
+        kind, f"{len(paths):,} files were skipped, {what}, such as `{printable(paths[0])}`.", len(paths), paths[0]
+    )
 
 
 def _is_left_behind(part: str) -> bool:

@@ -41,6 +41,7 @@ _PACKED = {
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a rar archive",
 }
+_CONVERT = "Convert it to PNG, or leave it out of the bundle."
 _OUR_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM")
 
 Picture = NDArray[np.uint8]
@@ -82,7 +83,9 @@ def _opened(data: bytes, name: str, most_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         if data.startswith(_OUR_MAGIC) or not data:
             raise _corrupt(name, "its header cannot be read" if data else "it is empty") from error
-        raise _unsupported(name, _format_name(data)) from error
+        what = _format_name(data)
+        advice = "Unpack it and put its images into the bundle." if what in _PACKED.values() else _CONVERT
+        raise _unsupported(name, what, advice) from error
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name, most_pixels) from error
     except Exception as error:  # as above
@@ -119,11 +122,11 @@ def _format_name(data: bytes) -> str:
     )
 
 
-def _unsupported(name: str, found: str) -> Refusal:
+def _unsupported(name: str, found: str, advice: str = _CONVERT) -> Refusal:
     return Refusal(
         "image_unsupported",
         f"The file `{printable(name)}` is not a PNG, JPEG, WebP, BMP or PPM image but {found}.",
-        "Convert it to PNG, or leave it out of the bundle.",
+        advice,
     )
 
 

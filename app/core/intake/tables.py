@@ -45,6 +45,7 @@ _FILE_COLUMNS = (
     "id",
     "name",
 )
+_FEWEST = 0.1  # of the pictures, which a table that is about them names
 _NUMBER = re.compile(r"[-+]?([0-9]*\.[0-9]*|[0-9.]+e[-+]?[0-9]+|nan|inf)", re.IGNORECASE)
 
 
@@ -76,16 +77,22 @@ class Places:
     def __init__(self, pictures: Iterable[str]) -> None:
         self._whole: dict[str, str | None] = {}
         self._stems: dict[str, str | None] = {}
+        self.count = 0
         for path in pictures:
+            self.count += 1
             parts = path.split("/")
             for start in range(len(parts)):
                 tail = "/".join(parts[start:])
                 self._add(self._whole, tail, path)
                 self._add(self._stems, tail.rpartition(".")[0] or tail, path)
 
-    def find(self, said: str) -> str | None:
-        """The only picture that is meant; None where there is none, or more than one."""
+    def find(self, said: str, near: Iterable[str] = ()) -> str | None:
+        """The only picture that is meant, first in the folders `near`; None where none is, or several are."""
         cleaned = unicodedata.normalize("NFC", said.strip().replace("\\", "/"))
+        for folder in near:
+            for known in (self._whole, self._stems):
+                if (path := known.get(f"{folder}/{cleaned.removeprefix('./')}")) is not None:
+                    return path
         parts = [part for part in cleaned.split("/") if part not in ("", ".", "..")]
         for start in range(len(parts)):
             tail = "/".join(parts[start:])
@@ -112,12 +119,14 @@ def read_table(content: bytes, name: str, places: Places, code_page: str | None 
     if not rows:
         return None
     width = max(len(row) for row in rows[:100])
-    found = [[places.find(row[column]) if column < len(row) else None for row in rows] for column in range(width)]
+    folder, _, own = name.rpartition("/")
+    near = [*filter(None, [folder]), *(word for word in re.split("[^A-Za-z]+", own) if word.lower() in SPLITS)]
+    found = [[places.find(row[column], near) if column < len(row) else None for row in rows] for column in range(width)]
     headers = [_plain(cell) for cell in rows[0]] + [""] * width
     counts = [len({path for path in column if path}) for column in found]
     files = max(range(width), key=lambda column: (counts[column], -_rank(headers[column], _FILE_COLUMNS)))
-    if not counts[files]:
-        return None
+    if counts[files] < (1 if own.lower() == LABEL_TABLE else _FEWEST * places.count):
+        return None  # a map of class indices may name a picture called 3.png
     has_header = not any(column[0] for column in found) and not any(_is_picture_name(cell) for cell in rows[0])
     labels = _label_column(rows[0] if has_header else None, headers, files, width, name)
     return _table(name, rows, found[files], files, labels, has_header)

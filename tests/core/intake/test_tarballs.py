@@ -75,10 +75,10 @@ def _cut_gzip(path: Path) -> Path:
 
 
 def _flood(path: Path) -> Path:
-    """Half a gigabyte of zeros in half a megabyte."""
+    """128 MB of zeros in 128 kB."""
     with gzip.open(path, "wb") as packed, tarfile.open(fileobj=packed, mode="w|") as archive:
         info = tarfile.TarInfo("0/a.png")
-        info.size = 1 << 29
+        info.size = 1 << 27
         archive.addfile(info, _Zeros())
     return path
 
@@ -97,10 +97,12 @@ def _claims(path: Path) -> Path:
 
 
 def _many(path: Path) -> Path:
-    entry = tarfile.TarInfo("0/" + "a" * 90).tobuf(tarfile.GNU_FORMAT)
+    """Forty names of a megabyte each."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 20
     with gzip.open(path, "wb", 1) as packed:
-        for _ in range(300):
-            packed.write(entry * 1000)
+        for _ in range(40):
+            packed.write(info.tobuf(tarfile.GNU_FORMAT) + b"a" * (1 << 20))
     return path
 
 
