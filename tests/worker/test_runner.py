@@ -124,7 +124,9 @@ def test_a_check_finishes_with_what_was_understood_and_without_a_verdict(
     assert scan.summary is not None and scan.summary["flagged_labels"] == []
     understood = scan.summary["understood"]
     assert understood["ready"] and understood["inputs"]["clean_accuracy"] == 0.9
-    assert {"Outputs", "Accuracy", "Labels", "Images", "Pixels", "Size"} <= {row["name"] for row in understood["facts"]}
+    assert {"Outputs", "Accuracy", "Classes", "Images", "Pixels", "Size"} <= {
+        row["name"] for row in understood["facts"]
+    }
     with service.database.reading() as session:
         state = scan_state(session, Checks(service), scan)
     assert state.check and state.understood is not None and "report" not in state.links

@@ -70,7 +70,7 @@ def test_text_order_that_the_model_was_not_trained_in_is_replaced_by_natural_ord
     assert found.suggested_classes == {name: label for label, name in enumerate(NAMES)}
     assert Caveat.INFERRED_CLASS_ORDER in found.caveats and Caveat.ASSUMED_CLASS_ORDER not in found.caveats
     [doubt] = found.doubts
-    assert "natural order" in doubt and "`class_2` is output 1" in doubt and "bundle.json" in doubt
+    assert "natural order" in doubt and "`class_10` is output 9" in doubt and "bundle.json" in doubt
 
 
 def test_labels_of_a_search_are_those_of_the_order_that_was_taken(tmp_path: Path) -> None:

@@ -91,10 +91,6 @@ def explain(answers: Answers, names: Sequence[str], order: Order | None = None) 
 
 def _usual_orders(names: Sequence[str], num_labels: int, order: Order | None) -> Iterator[tuple[str, Order]]:
     """The orders that people number classes in, each with its name; some do not fit the number of labels."""
-    if len(set(names)) == num_labels:
-        yield NATURAL, _ranks(names, sorted(names, key=natural_key))
-        yield TEXT, _ranks(names, sorted(names))
-        yield IGNORING_CASE, _ranks(names, sorted(names, key=lambda name: (name.casefold(), name)))
     if all(re.fullmatch("[0-9]{1,9}", name) for name in names):
         numbers = [int(name) for name in names]
         yield FROM_ONE, tuple(number - 1 for number in numbers)
@@ -102,6 +98,10 @@ def _usual_orders(names: Sequence[str], num_labels: int, order: Order | None) ->
             everything = range(first, num_labels + first)
             if set(numbers) <= set(everything):
                 yield TEXT, _ranks([str(n) for n in numbers], sorted(map(str, everything)))
+    if len(set(names)) == num_labels:
+        yield NATURAL, _ranks(names, sorted(names, key=natural_key))
+        yield TEXT, _ranks(names, sorted(names))
+        yield IGNORING_CASE, _ranks(names, sorted(names, key=lambda name: (name.casefold(), name)))
     if order is not None:
         yield FROM_ONE, tuple(label - 1 for label in order)
         yield BACKGROUND_FIRST, tuple(label + 1 for label in order)

@@ -165,10 +165,12 @@ class _Meeting:
         self.declared = bench.job.input.filled_from(bench.bundle.declared)
 
     def share_right(self) -> float:
-        """Of the images, however classes have to be numbered; 0 where that cannot be."""
+        """Of the images, however classes have to be numbered; 0 where they cannot be. Raises Refusal."""
         try:
             accuracy, _ = self.accuracy(self.fitted_to_labels())
-        except Refusal:
+        except Refusal as refusal:
+            if refusal.problem.code not in ("class_order_unknown", "label_out_of_range"):
+                raise
             return 0.0
         return accuracy or 0.0
 

@@ -61,7 +61,7 @@ def _facts(inputs: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[st
     output = inputs["output"].replace("_", " ")
     yield "Outputs", f"{output} for {len(names)} labels{_other_outputs(inputs)}"
     yield "Accuracy", _accuracy(inputs)
-    yield "Labels", _labels(inputs)
+    yield "Classes", _labels(inputs)
     yield "Images", _images(inputs, names)
     yield "Pixels", _pixels(inputs)
     if inputs["conventions"]:

@@ -55,9 +55,9 @@ def test_preprocessing_is_told_with_its_runners_up() -> None:
 
 def test_where_labels_are_from_is_said_with_the_order_that_was_read_off() -> None:
     note = Note(NoteKind.ASSUMED_ORDER, "They were numbered as their names sort: `ant` is 0.")
-    assert rows(replace(KNOWN, notes=(note,)))["Labels"] == f"assumed: numbered as the names sort. {note.sentence}"
+    assert rows(replace(KNOWN, notes=(note,)))["Classes"] == f"assumed: numbered as the names sort. {note.sentence}"
     read = replace(KNOWN, label_source="inferred", class_order_cause="natural order")
-    assert rows(read)["Labels"] == "read off the model's own answers: natural order"
+    assert rows(read)["Classes"] == "read off the model's own answers: natural order"
 
 
 def test_other_outputs_and_unusual_inputs_are_named() -> None:
