@@ -82,6 +82,15 @@ def roles_of(labels_N: Tensor) -> Roles:
     return Roles(*(by_label[mask].sort().values for mask in ((place % 2 == 1) | (place == 4), place == 2, place == 0)))
 
 
+def round_robin(labels_N: Tensor) -> Tensor:
+    """All indices, such that any first few of them have as many images of each label as there are: [N]."""
+    shuffled = torch.randperm(len(labels_N), generator=random_numbers(0))  # neighbours in a bundle are often alike
+    by_label = shuffled[labels_N[shuffled].argsort(stable=True)]
+    count_K = labels_N.bincount()
+    turn = torch.arange(len(by_label)) - (count_K.cumsum(0) - count_K)[labels_N[by_label]]
+    return by_label[turn.argsort(stable=True)]
+
+
 def random_numbers(seed: int, label: int = -1) -> torch.Generator:
     """Random numbers that depend on the scan's seed and the label, and on nothing else."""
     return torch.Generator().manual_seed((seed * 1_000_003 + label + 1) % 2**63)
