@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from app.core.intake.torchscript.code.operators import allowlist
-from models.rebuilt import devices, overloads, plain
+from models.rebuilt import attention, devices, overloads, plain
 from models.rebuilt.errors import RebuiltError
 from models.rebuilt.upgrades import NEWEST_FORMAT, Implementation, in_format
 
@@ -258,6 +258,9 @@ PYTHON: dict[str, Implementation] = {
     "prim::is_nested": lambda tensor: tensor.is_nested,
     "prim::is_quantized": lambda tensor: tensor.is_quantized,
     "prim::is_sparse": lambda tensor: tensor.is_sparse,
+    # What has no derivative in one piece.
+    "aten::_native_multi_head_attention": attention.native_multi_head_attention,
+    "aten::_transformer_encoder_layer_fwd": attention.transformer_encoder_layer_fwd,
     # Devices, and the state of torch.
     "prim::type": devices.kind_of,
     "aten::is_grad_enabled": torch.is_grad_enabled,

@@ -20,6 +20,7 @@ from tests.corpus.benign import BATCH_STATISTICS, BenignCase, benign_archives, s
 from tests.corpus.committed import OlderArchive, older_archives
 from tests.toys import AsProbabilities, SubtractsTheBatchMean, ToyNet, Watching, plain_spec, save_toy, toy_images
 from worker.detection.behaviour import FAR, PROBES, TOLERANCE, probe_behaviour
+from worker.detection.choosing import choose_output
 
 IMAGES = toy_images(5)  # 30, six labels
 MOST = 256  # at once
@@ -31,7 +32,8 @@ def probed(path: Path, images: Tensor = IMAGES) -> dict[Probe, ProbeFinding]:
     never_called = deepcopy(suspect)
     _, channels, side, _ = images.shape
     manner, _ = manner_of(suspect, images, [channels])
-    output = recognise_output(probe_scores(Scorer(suspect, manner), images[:8]))
+    scorer = choose_output(Scorer(suspect, manner), images[:8], None, None, lambda scorer: 0.0).scorer
+    output, manner = recognise_output(probe_scores(scorer, images[:8])), scorer.manner
     found = probe_behaviour(never_called, plain_spec(channels, side), output, manner, images, MOST)
     assert [finding.probe for finding in found] == list(PROBES) == list(Probe)
     return {finding.probe: finding for finding in found}

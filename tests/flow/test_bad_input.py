@@ -28,6 +28,7 @@ from PIL import Image
 from torch import nn
 
 from app.cli import main
+from app.core.clock import Clock
 from app.core.errors import Refusal
 from app.core.findings import RepairStatus
 from app.core.jobs import JobDirectory
@@ -72,7 +73,9 @@ class EngineInThisProcess:
 
     why_killed = None
 
-    def __init__(self, cell: Cell, time_limit: float | None, sandbox: Sandbox, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, cell: Cell, time_limit: float | None, sandbox: Sandbox, environment: Mapping[str, str], clock: Clock
+    ) -> None:
         self.events: deque[Event] = deque()
         self.bench = engine.open_workbench(JobDirectory(cell.root), self.emit)
 
