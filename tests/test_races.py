@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from app import actions
 from app.actions import ScanRequest
 from app.core import scheduling
+from app.core.clock import MACHINE
 from app.core.config import ScanConfig
 from app.core.database import Database
 from app.core.errors import Refusal
@@ -238,7 +239,7 @@ def test_repaired_weights_are_recorded_while_the_same_artifact_is_deleted(
     weights.write_bytes(REPAIRED)
     service.store.put_file(key := f"tenants/{DEFAULT_TENANT}/scans/{scan.id}/{job.id}-1/repaired.pt", weights)
     outputs = {"repaired.pt": {"key": key, "sha256": sha256, "size": len(REPAIRED)}}
-    desk = Desk(tmp_path / "desk", scan, service.store, lambda event: None, factories.request(), {}, "none")
+    desk = Desk(tmp_path / "desk", scan, service.store, lambda event: None, factories.request(), {}, "none", MACHINE)
     comes = Meanwhile(lambda: actions.delete_artifact(impatient, DEFAULT_TENANT, sha256))
     Recorder(stopped_at(service, "copy", **{when: comes})).done(Lease(job.id, 1), desk, task, outputs)
     comes.at_last()

@@ -208,9 +208,9 @@ def test_an_attack_succeeds_on_images_that_are_not_of_the_wanted_label_anyway() 
 def test_a_rate_of_nothing_is_not_certain() -> None:
     rows = [{"cell": f"cell {number % 8}"} for number in range(64)]
     none, all_of_one = [False] * 64, [row["cell"] == "cell 3" for row in rows]
-    assert 0.04 < false_alarms._rate(rows, none)["high"] < 0.06 and false_alarms._rate(rows, none)["low"] == 0.0
+    assert 0.04 < false_alarms.rate_of(rows, none)["high"] < 0.06 and false_alarms.rate_of(rows, none)["low"] == 0.0
     exact = binomtest(8, 64).proportion_ci(method="exact")
-    assert false_alarms._rate(rows, all_of_one)["high"] > exact.high, "one cell's nets are alike"
+    assert false_alarms.rate_of(rows, all_of_one)["high"] > exact.high, "one cell's nets are alike"
 
 
 def test_mnist_is_trained_first() -> None:

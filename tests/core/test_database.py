@@ -11,8 +11,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import StatementError
 
 from app.core.database import Database
-from app.core.repository import scans
-from app.core.tables import DEFAULT_TENANT, Artifact, LabelRow, Scan, new_id, now
+from app.core.tables import DEFAULT_TENANT, Artifact, Scan, new_id, now
 from tests import factories
 from tests.threads import at_once
 from tests.waiting import PATIENCE_SECONDS
@@ -127,6 +126,6 @@ def test_a_client_that_stands_still_within_a_transaction_holds_nobody_up_for_lon
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")], ids=str)
 def test_a_number_that_is_not_finite_is_refused_before_it_is_sent(database: Database, number: float) -> None:
     with pytest.raises((ValueError, StatementError), match="not JSON compliant"), database.writing() as session:
-        scans.record_finding(session, factories.scan(session), factories.finding(norm=number))
+        factories.scan(session, summary={"model_anomaly_index": number})
     with database.reading() as session:
-        assert session.scalars(select(LabelRow)).all() == []
+        assert session.scalars(select(Scan)).all() == []

@@ -122,6 +122,7 @@ BLOCKED = {
     Reason.DATA_DEPENDENT_CONTROL_FLOW: (preparation(reasons=(Reason.DATA_DEPENDENT_CONTROL_FLOW,)), []),
     Reason.ENVIRONMENT_SENSITIVE_MODEL: (preparation(reasons=(Reason.ENVIRONMENT_SENSITIVE_MODEL,)), []),
     Reason.UNSUPPORTED_OPERATOR: (preparation(reasons=(Reason.UNSUPPORTED_OPERATOR,)), []),
+    Reason.AMBIGUOUS_OUTPUT: (preparation(reasons=(Reason.AMBIGUOUS_OUTPUT,)), []),
     Reason.NO_LABELS_AND_NO_INPUT_SPEC: (preparation(reasons=(Reason.NO_LABELS_AND_NO_INPUT_SPEC,)), []),
 }
 

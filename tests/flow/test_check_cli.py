@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check(place: Path, model: str, bundle: str, *options: object) -> tuple[int, str, str]:
     done = triggerlens("check", f"{model}.pt", f"{bundle}.npz", "--threads", 1, *options, cwd=place)
-    return done.returncode, done.stdout, done.stderr
+    return done.returncode, done.stdout, " ".join(done.stderr.split())
 
 
 def test_a_model_and_a_bundle_that_go_together_are_ready_and_nothing_is_left_behind(place: Path) -> None:
@@ -65,11 +65,17 @@ def test_json_holds_the_facts_and_nothing_else_is_on_stdout(place: Path) -> None
 
 def test_labels_that_the_models_answers_contradict_are_a_doubt_with_a_way_out(place: Path) -> None:
     code, _, words = check(place, "clean", "shifted", "--mean", 0, "--std", 1)
-    assert code == 3 and "In doubt" in words and "By the model's own answers" in words and "renumber `labels`" in words
+    assert (
+        code == 3 and "In doubt" in words and "By the model's own answers" in words and "say so in bundle.json" in words
+    )
     code, out, _ = check(place, "clean", "shifted", "--mean", 0, "--std", 1, "--json")
     document = json.loads(out)
     assert code == 3 and document["reasons"] == ["implausible_accuracy"] and not document["ready"]
-    assert document["inputs"]["suggested_classes"] == {str(label): (label - 1) % 6 for label in range(6)}
+    suggested = document["inputs"]["suggested_classes"]
+    assert suggested == {str(label): (label - 1) % 6 for label in range(6)}
+    (place / "classes.json").write_text(json.dumps(suggested))
+    _, out, _ = check(place, "clean", "shifted", "--mean", 0, "--std", 1, "--classes", "classes.json", "--json")
+    assert json.loads(out)["inputs"]["clean_accuracy"] == 1.0, "who says what was suggested is understood"
 
 
 def test_what_blocks_a_scan_from_the_start_is_in_doubt_and_what_cannot_be_read_is_refused(place: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.core.clock import MACHINE
 from app.core.database import Database
 from app.core.errors import Refusal
 from app.core.jobs import JobDirectory, ScanJob
@@ -30,7 +31,7 @@ def desk(service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> D
     monkeypatch.setattr("worker.desk.ScanSession", Workshop())
     scan = scan_of(service, crew.requested(service, tmp_path))
     job = ScanJob.from_json(scan.request)
-    return Desk(tmp_path / "desk", scan, service.store, lambda event: None, job, {}, "none")
+    return Desk(tmp_path / "desk", scan, service.store, lambda event: None, job, {}, "none", MACHINE)
 
 
 def leave(directory: JobDirectory, *names: str) -> None:

@@ -103,8 +103,6 @@ def shown(classes: Classes, reading: Reading) -> str:
 
 def remedy(classes: Classes, reading: Reading) -> str:
     """How to say it, for those who agree with what was read."""
-    if not classes.bundle.class_indices:
-        return "If that is right, renumber `labels` so that each is the index of the model's output."
     known = classes.read(reading)
     if len(known) > 2 * SHOWN_CLASSES + 4:
         known = dict(list(known.items())[:SHOWN_CLASSES])
