@@ -34,7 +34,9 @@ def native_multi_head_attention(
     if of_attention is not None and of_attention.dim() == 4:  # of each sequence and head
         of_attention = of_attention.expand(len(query_BLE), heads, -1, -1).flatten(0, 1)
     found, weights = functional.multi_head_attention_forward(
-        *(part.transpose(0, 1) for part in (query_BLE, key_BLE, value_BLE)),
+        query_BLE.transpose(0, 1),
+        key_BLE.transpose(0, 1),
+        value_BLE.transpose(0, 1),
         channels,
         heads,
         qkv_weight,
