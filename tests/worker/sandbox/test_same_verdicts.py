@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from app.core.jobs import JobDirectory
 from app.local_scan import run_tasks
 from benchmarks.victims.export import save_bundle
+from models.outputs import named_outputs
+from models.suspect import load_suspect
 from tests.corpus.benign import BATCH_STATISTICS, BOTH, BenignCase, small
 from tests.processes import own_world
 from tests.servers import need_fence
@@ -29,7 +32,7 @@ def report_of(case: BenignCase, root: Path, sandbox: Sandbox) -> dict[str, Any]:
     root.mkdir()
     save_bundle(images, None, root / "bundle.npz")  # nobody trained these nets, so what they say is right
     directory.model.write_bytes(case.path().read_bytes())
-    directory.write_job(quick_job(directory.model, root / "bundle.npz"))
+    directory.write_job(quick_job(directory.model, root / "bundle.npz", output=scores_of(case)))
     with ScanSession(directory, lambda event: None, sandbox=sandbox) as session:
         run_tasks(session, directory.read_job())
     report = directory.read_report()
@@ -38,6 +41,13 @@ def report_of(case: BenignCase, root: Path, sandbox: Sandbox) -> dict[str, Any]:
     coverage["not_searched"] = [said for said in coverage["not_searched"] if "no sandbox" not in said]
     report["caveats"] = [caveat for caveat in report["caveats"] if caveat != "unsandboxed"]
     return {name: value for name, value in report.items() if name not in ("timings", "environment")}
+
+
+def scores_of(case: BenignCase) -> str | None:
+    """What a user would call the scores of a net with several outputs; without labels nothing else tells."""
+    with torch.no_grad():
+        outputs = named_outputs(load_suspect(case.path()).module(case.example().float()))
+    return next(iter(outputs)) if len(outputs) > 1 else None
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
