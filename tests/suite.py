@@ -60,10 +60,15 @@ def with_second_try(*arguments: str) -> int:
     first = run_pytest(*arguments)
     if not first.deserves_another:
         return first.exit_code
-    second = run_pytest("--lf", "--lfnf=none", "-m", "real")
+    second = try_again()
     for test in first.failed:
         print(f"needed a second try, and {'failed again' if test in second.failed else 'passed'}: {test}", flush=True)
     return second.exit_code
+
+
+def try_again() -> Run:
+    """The real tests that failed in the last run, alone."""
+    return run_pytest("--lf", "--lfnf=none", "-m", "real")
 
 
 def run_pytest(*arguments: str) -> Run:
@@ -104,7 +109,7 @@ def run_often(runs: int, log: Path) -> int:
 def _note(log: Path, part: str) -> None:
     """Run a part once, and the second try that CI would give it; leave one line about both."""
     first = run_pytest("-m", part, *SIDE_BY_SIDE)
-    again = run_pytest("--lf", "--lfnf=none", "-m", "real") if first.deserves_another else first
+    again = try_again() if first.deserves_another else first
     line = {"part": part, "ran": first.ran, "real": first.ran_real, "failed": first.failed, "final": again.failed}
     if first.exit_code not in (0, TESTS_FAILED):
         line["final"] = [f"pytest ended with {first.exit_code}"]
