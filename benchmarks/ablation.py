@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from app.core.config import PRESETS
 from app.core.plan import blocks
+from app.core.presets import PRESETS
 from benchmarks.computing import set_up_torch
 from benchmarks.datasets import load_dataset
 from benchmarks.detection import RUNS, SCAN_IMAGES, THREADS, Case, first_victims, place

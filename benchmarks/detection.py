@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.core.config import PRESETS, ScanConfig, preset_config
+from app.core.config import ScanConfig
 from app.core.intake.declaration import DeclaredInput
 from app.core.intake.torchscript.code.syntax import ONE_PARSER_AT_A_TIME
+from app.core.presets import PRESETS, preset_config
 from app.local_scan import job_for, run_scan
 from benchmarks.computing import set_up_torch
 from benchmarks.datasets import REPOSITORY, Dataset, as_tensors, load_dataset

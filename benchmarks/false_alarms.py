@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from app.core.config import PRESETS
+from app.core.presets import PRESETS
 from benchmarks.computing import set_up_torch
 from benchmarks.datasets import load_dataset
 from benchmarks.detection import RUNS, SCAN_IMAGES, THREADS, Case, is_trained, scan

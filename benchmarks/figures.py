@@ -26,8 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.core.config import PRESETS
+from app.core.families import FAMILIES
 from app.core.plan import blocks
+from app.core.presets import PRESETS
 from benchmarks.computing import set_up_torch
 from benchmarks.datasets import REPOSITORY, load_dataset
 from benchmarks.detection import RUNS, SCAN_IMAGES, Case, chosen, place
@@ -46,7 +47,6 @@ from matplotlib.figure import Figure
 FIGURES = REPOSITORY / "docs" / "figures"
 ONE = "mnist"  # the data set of figure 3
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "gtsrb": "GTSRB"}
-UNITS = {"dynamic": "root of mean LPIPS", "static": "root mean square of the mask", "warp": "pixels moved"}
 TARGET, OTHERS = "#c2410c", "#475569"
 MEASURED = {
     "anomaly_index": "anomaly index of the target",
@@ -60,8 +60,9 @@ def figure_2() -> Figure:
     """Norms by data set and family: a box for the labels that were not attacked, dots for the targets."""
     found = {result["dataset"]: result["scans"] for result in read_results("detection-") if _is_reported(result)}
     scans = {title: found[dataset] for dataset, title in TITLES.items() if dataset in found}
-    figure, axes = pyplot.subplots(1, len(UNITS), figsize=(WIDTH, 3.2), layout="constrained")
-    for axis, (family, unit) in zip(axes, UNITS.items(), strict=True):
+    searches = PRESETS["standard"].searches
+    figure, axes = pyplot.subplots(1, len(searches), figsize=(WIDTH, 3.2), layout="constrained")
+    for axis, (family, search) in zip(axes, searches.items(), strict=True):
         for place_of, of in enumerate(scans.values()):
             rows = [row for row in of if row["attack"] == "wanet"]
             others, targets = _norms(rows, family)
@@ -72,7 +73,7 @@ def figure_2() -> Figure:
         axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axis.yaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.set_title(f"{family}: {unit}", fontsize=9)
+        axis.set_title(f"{family}: {FAMILIES[family].norm_of(vars(search)).unit}", fontsize=9)
     figure.supxlabel("boxes: labels that were not attacked    dots: targets", fontsize=8, color=OTHERS)
     return figure
 

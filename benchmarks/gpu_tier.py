@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from app.core.config import PRESETS, preset_config
 from app.core.intake.declaration import DeclaredInput
+from app.core.presets import PRESETS, preset_config
 from app.local_scan import LocalResult, job_for, run_scan
 from benchmarks.computing import set_up_torch
 from benchmarks.datasets import REPOSITORY, Dataset, load_dataset

@@ -22,15 +22,16 @@ from typing import Any
 import torch
 import torchvision
 
-from app.core.config import PRESETS
 from app.core.findings import InputSpec
+from app.core.presets import PRESETS
 from benchmarks.computing import set_up_torch
 from benchmarks.datasets import REPOSITORY
 from benchmarks.recording import write_result
 from models.classifier import Classifier
 from models.perceptual import PACKAGED, load_perceptual
 from models.suspect import load_suspect
-from worker.detection.clean import CleanImages
+from worker.detection.clean import CleanImages, random_numbers
+from worker.detection.families.base import Beginning
 from worker.detection.families.dynamic import Generators, pretrain_generator
 from worker.detection.inversion import invert_triggers
 
@@ -81,13 +82,15 @@ def resnet18() -> dict[str, Any]:
     config = replace(PRESETS["paper"].inversion, steps=STEPS)
     start = pretrain_generator(clean, perceptual, config, seed=0)
     ends = [time.perf_counter()]
-    block = range(config.labels_per_block)
+    block = range(PRESETS["paper"].labels_per_block)
     invert_triggers(
         Classifier(suspect.module, spec),
         clean,
         clean,
         block,
-        Generators.from_start(start, len(block), perceptual, config),
+        Generators.begin(
+            Beginning(images.shape[1:], start, perceptual, config), [random_numbers(0, label) for label in block]
+        ),
         config,
         seed=0,
         on_step=lambda step: ends.append(time.perf_counter()),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.core.config import preset_config
+from app.core.presets import preset_config
 from benchmarks.baselines.fine_tuning import WEAK, fine_tuned
 from benchmarks.baselines.nad import distilled
 from benchmarks.computing import set_up_torch

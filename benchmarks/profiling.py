@@ -25,10 +25,12 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.core.config import PRESETS, Family, ScanConfig
+from app.core.config import ScanConfig
+from app.core.families import FAMILIES
 from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import JobDirectory
 from app.core.plan import blocks
+from app.core.presets import PRESETS
 from app.local_scan import job_for
 from benchmarks.computing import set_up_torch
 from benchmarks.datasets import REPOSITORY
@@ -107,7 +109,7 @@ def parts(bench: Workbench, config: ScanConfig) -> dict[str, tuple[Callable[[], 
     work["learning, generator"] = start, config.inversion.pretrain_epochs
     for family, searching in config.searches.items():
         work[f"{family}, suspect"] = partial(search, bench, family, [bench.classifier]), searching.steps
-        if family != "dynamic" and bench.students:
+        if FAMILIES[family].asks_students and bench.students:
             work[f"{family}, students"] = partial(search, bench, family, bench.students), searching.steps
     return work
 
@@ -124,9 +126,9 @@ def extrapolated_flops(bench: Workbench) -> dict[str, float]:
 
 def with_steps(config: ScanConfig, steps: int) -> ScanConfig:
     """The same scan with so many steps of everything."""
-    shorter = {"inversion": replace(config.inversion, steps=steps, pretrain_epochs=steps)}
-    others = {family: replace(search, steps=steps) for family, search in config.searches.items() if family != "dynamic"}
-    return replace(config, **shorter, **others)  # type: ignore[arg-type]
+    inversion = replace(config.inversion, steps=steps, pretrain_epochs=steps)
+    families = {name: replace(search, steps=steps) for name, search in config.families.items()}
+    return replace(config, inversion=inversion, families=families)
 
 
 def counted_flops(bench: Workbench, config: ScanConfig, steps: int) -> dict[str, float]:
@@ -140,7 +142,7 @@ def learn(bench: Workbench, number: int) -> None:
         students.train_student(bench.classifier, bench.images_NCHW, seed)
 
 
-def search(bench: Workbench, family: Family, networks: Sequence[nn.Module]) -> None:
+def search(bench: Workbench, family: str, networks: Sequence[nn.Module]) -> None:
     """All labels of one family, in blocks as a scan takes them."""
     for network in networks:
         for block in blocks(range(bench.preparation.num_labels), bench.job.config, bench.preparation.device):

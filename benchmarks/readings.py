@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.core.config import PRESETS
 from app.core.plan import blocks
+from app.core.presets import PRESETS
 from benchmarks.computing import set_up_torch
 from benchmarks.datasets import load_dataset
 from benchmarks.detection import SCAN_IMAGES, VICTIMS, Case, is_trained, place

@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from app.core.config import ScanConfig, preset_config
+from app.core.config import ScanConfig
 from app.core.intake.declaration import DeclaredInput
+from app.core.presets import preset_config
 from app.local_scan import job_for, run_scan
 from benchmarks.attacks import ATTACKS
 from benchmarks.baselines.fine_tuning import STRONG, WEAK, fine_tuned

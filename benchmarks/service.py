@@ -31,12 +31,12 @@ from sqlalchemy import insert
 
 from app.client import Client
 from app.core import migrating
-from app.core.config import preset_config
 from app.core.database import Database
 from app.core.findings import FamilyFinding
 from app.core.intake.declaration import DeclaredInput
 from app.core.lifecycle import JobState, ScanStatus
 from app.core.plan import JobKind
+from app.core.presets import preset_config
 from app.core.tables import DEFAULT_TENANT, Event, Job, LabelRow, Scan, new_id
 from app.local_scan import job_for, run_scan
 from benchmarks.datasets import REPOSITORY

@@ -25,7 +25,8 @@ from benchmarks.victims.export import Form, save_bundle, save_torchscript
 
 SIDE = 16
 VEIL = 0.04  # the planted trigger: this much is added to every pixel
-QUICK = InversionConfig(steps=4, generator_width=4, generator_levels=2, labels_per_block=2, pretrain_epochs=1)
+QUICK = InversionConfig(steps=4, generator_width=4, generator_levels=2, pretrain_epochs=1)
+LABELS_PER_BLOCK = 2  # of their six
 SHORT = InversionConfig(steps=70, identity_start="residual", generator_width=8, generator_levels=2)  # finds the veil
 
 
@@ -259,10 +260,16 @@ def plain_spec(channels: int = 1, side: int = SIDE) -> InputSpec:
     return InputSpec(side, side, channels, (0.0,) * channels, (1.0,) * channels)
 
 
-def quick_job(model: Path, bundle: Path, inversion: InversionConfig = QUICK, **options: object) -> ScanJob:
+def quick_job(
+    model: Path,
+    bundle: Path,
+    inversion: InversionConfig = QUICK,
+    labels_per_block: int = LABELS_PER_BLOCK,
+    **options: object,
+) -> ScanJob:
     """A job whose search takes a second: its numbers mean little, but it goes the whole way."""
-    given = DeclaredInput(mean=(0.0,), std=(1.0,))
-    return job_for(model, bundle, **{"config": ScanConfig(inversion=inversion), "input": given, **options})
+    config = ScanConfig(inversion=inversion, labels_per_block=labels_per_block)
+    return job_for(model, bundle, **{"config": config, "input": DeclaredInput(mean=(0.0,), std=(1.0,)), **options})
 
 
 def place_job(

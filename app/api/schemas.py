@@ -15,11 +15,12 @@ from pydantic import (
 )
 
 from app.actions import ScanRequest
-from app.core.config import DEFAULT_PRESET, PRESETS, ScanConfig, preset_config
+from app.core.config import ScanConfig
 from app.core.findings import RepairStatus, Verdict
 from app.core.intake.declaration import DeclaredInput, declared_classes, declared_input
 from app.core.lifecycle import ScanStatus
 from app.core.plan import JobKind
+from app.core.presets import DEFAULT_PRESET, PRESETS, preset_config
 from app.core.text import printable
 
 MODEL_SHA256 = "b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c"
@@ -137,7 +138,6 @@ class InversionOverrides(_Strict):
     success_level: Fraction | None = None
     generator_width: Annotated[int, Field(ge=1, le=256)] | None = None
     generator_levels: Annotated[int, Field(ge=1, le=6)] | None = None
-    labels_per_block: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
 class RepairOverrides(_Strict):
@@ -158,11 +158,13 @@ class ConfigOverrides(_Strict):
     """Parts of the config (see `config` in a report) that differ from the preset."""
 
     inversion: InversionOverrides = InversionOverrides()
+    labels_per_block: Annotated[int, Field(ge=1, le=1000)] | None = None
     repair: RepairOverrides = RepairOverrides()
 
     def applied_to(self, config: ScanConfig) -> ScanConfig:
         return replace(
             config,
+            labels_per_block=self.labels_per_block or config.labels_per_block,
             inversion=replace(config.inversion, **self.inversion.model_dump(exclude_none=True)),
             repair=replace(config.repair, **self.repair.model_dump(exclude_none=True)),
         )

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from app.core.config import DEFAULT_PRESET, PRESETS, RepairConfig
+from app.core.config import RepairConfig
 from app.core.intake.declaration import DeclaredInput
+from app.core.presets import DEFAULT_PRESET, PRESETS
 
 DEFAULT_SERVER = "http://127.0.0.1:8360"
 

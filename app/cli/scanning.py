@@ -13,9 +13,9 @@ from app.cli.endings import ending_well, print_json
 from app.cli.following import scan_there, show_document
 from app.cli.options import check_options, declared_input, engine_options, key_option, said
 from app.client import Client
-from app.core.config import DEFAULT_PRESET, preset_config
 from app.core.intake.declaration import read_class_file
 from app.core.jobs import ScanJob
+from app.core.presets import DEFAULT_PRESET, preset_config
 from app.installed import demand_engine
 from app.local_scan import DOUBTFUL, OUT_OF_TIME, READY, LocalResult, job_for, run_check, run_scan
 from worker.launch import run_weights

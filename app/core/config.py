@@ -1,13 +1,10 @@
-"""How a scan is done: frozen, stored with the scan it shaped. (Where it runs is settings, not config.)
-
-Presets are named constants; docs/decisions/ fixes what the paper leaves open.
-"""
+"""How a scan is done: frozen, stored with the scan it shaped. (Where it runs is settings, not config.)"""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-Family = Literal["dynamic", "static", "warp"]
+DYNAMIC = "dynamic"  # the paper's trigger family, which every scan searches
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,6 @@ class InversionConfig(SearchConfig):
     pretrain_epochs: int = 20  # of L_rec, for identity_start = "trained"
     generator_width: int = 16  # channels of the first level; doubled at each further one
     generator_levels: int = 2
-    labels_per_block: int = 5  # labels searched together, in every family; part of what makes numbers reproducible
 
 
 @dataclass(frozen=True)
@@ -76,20 +72,15 @@ class ScanConfig:
     students: int = 0  # reference students, which tell how easy each label is by nature
     confirms: bool = False  # a label is accused only if it stands out again in a search from a fresh seed
     separate_roles: bool = False  # triggers are judged on other images than they were searched on
-    inversion: InversionConfig = field(default_factory=InversionConfig)
-    static: SearchConfig | None = None
-    warp: SearchConfig | None = None
+    inversion: InversionConfig = field(default_factory=InversionConfig)  # the dynamic family
+    families: Mapping[str, SearchConfig] = field(default_factory=dict)  # the others that are searched, by name
+    labels_per_block: int = 5  # labels searched together, in every family; part of what makes numbers reproducible
     repair: RepairConfig = field(default_factory=RepairConfig)
 
     @property
-    def searches(self) -> Mapping[Family, SearchConfig]:
-        """The families that are searched, in this order."""
-        families: dict[Family, SearchConfig | None] = {
-            "dynamic": self.inversion,
-            "static": self.static,
-            "warp": self.warp,
-        }
-        return {family: search for family, search in families.items() if search is not None}
+    def searches(self) -> Mapping[str, SearchConfig]:
+        """How each family is searched, in this order."""
+        return {DYNAMIC: self.inversion, **self.families}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -98,8 +89,7 @@ class ScanConfig:
     def from_json(cls, document: dict[str, Any]) -> Self:
         parts = {
             "inversion": InversionConfig.from_json(document["inversion"]),
-            "static": document["static"] and SearchConfig.from_json(document["static"]),
-            "warp": document["warp"] and SearchConfig.from_json(document["warp"]),
+            "families": {name: SearchConfig.from_json(search) for name, search in document["families"].items()},
             "repair": _repair_from_json(document["repair"]),
         }
         return cls(**{**document, **parts})
@@ -109,36 +99,3 @@ def _repair_from_json(document: dict[str, Any]) -> RepairConfig:
     if (matching := document["matching"]) is not None:
         matching = MatchingConfig(**{**matching, "learning_rates": tuple(matching["learning_rates"])})
     return RepairConfig(**{**document, "matching": matching})
-
-
-PRESETS = {
-    "standard": ScanConfig(
-        preset="standard",
-        false_alarm_rate=0.05,
-        students=3,
-        confirms=True,
-        separate_roles=True,
-        inversion=InversionConfig(
-            steps=80,
-            batch_size=12,
-            learning_rate=2e-3,
-            lambda_attack=0.1,
-            norm="lpips",
-            success_level=0.95,
-            generator_width=8,
-        ),
-        static=SearchConfig(steps=100, learning_rate=0.5, betas=(0.5, 0.9), lambda_attack=0.02, success_level=0.95),
-        warp=SearchConfig(steps=100, success_level=0.95),
-        repair=RepairConfig(matching=MatchingConfig()),
-    ),
-    "paper": ScanConfig(),
-}
-DEFAULT_PRESET = "standard"
-
-
-def preset_config(name: str, seed: int = 0, max_accuracy_drop: float = RepairConfig.max_accuracy_drop) -> ScanConfig:
-    """A preset with the caller's seed and accuracy budget; raises ValueError for an unknown name."""
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}: one of {', '.join(PRESETS)}")
-    preset = PRESETS[name]
-    return replace(preset, seed=seed, repair=replace(preset.repair, max_accuracy_drop=max_accuracy_drop))

@@ -97,7 +97,7 @@ class Confirmation(Finding):
 class FamilyFinding(Finding):
     """What the search of one trigger family found for one label."""
 
-    family: str  # "dynamic", "static" or "warp" (worker/detection/families)
+    family: str  # its name in app.core.families
     norm: float | None  # how much the trigger changes images of other labels; dynamic: m_t = mean |G(x) - x|, eq. (5)
     attack_success_rate: float  # of the inverted trigger, over images whose label is not the target
     loss: float | None  # eq. (4), averaged over the last steps of the search

@@ -44,7 +44,7 @@ FIRST = Task(JobKind.INSPECT)
 
 def blocks(labels: Sequence[int], config: ScanConfig, device: str) -> list[tuple[int, ...]]:
     """The labels cut into those that are searched together where a scan was prepared on this device."""
-    size = config.inversion.labels_per_block * (BLOCKS_IN_ONE if device.startswith("cuda") else 1)
+    size = config.labels_per_block * (BLOCKS_IN_ONE if device.startswith("cuda") else 1)
     return [tuple(labels[start : start + size]) for start in range(0, len(labels), size)]
 
 

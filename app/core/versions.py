@@ -15,10 +15,12 @@ from pathlib import Path
 # Folders with everything in them, and single files. A test compares them with what an engine imports.
 DECIDING = (
     "app/core/config.py",
+    "app/core/families.py",
     "app/core/findings.py",
     "app/core/intake",
     "app/core/jobs.py",
     "app/core/plan.py",
+    "app/core/presets.py",
     "app/core/report/document.py",
     "models",
     "worker/detection",

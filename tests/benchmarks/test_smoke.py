@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from app.core.config import PRESETS, InversionConfig, SearchConfig
+from app.core.config import InversionConfig, SearchConfig
+from app.core.presets import PRESETS
 from benchmarks import (
     ablation,
     bundles,
@@ -71,9 +72,9 @@ def miniature(victims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for use in ROSTER:
         monkeypatch.setitem(ROSTER, use, VICTIMS)
     for name, preset in PRESETS.items():
-        searches = {family: preset.searches.get(family) and SHORT for family in ("static", "warp")}
+        families = dict.fromkeys(preset.families, SHORT)
         matching = preset.repair.matching and replace(preset.repair.matching, steps=4, rounds=1)
-        parts = {"repair": replace(preset.repair, epochs=1, matching=matching), **searches}
+        parts = {"repair": replace(preset.repair, epochs=1, matching=matching), "families": families}
         short = replace(preset, inversion=SEARCH, students=min(preset.students, 1), **parts)
         monkeypatch.setitem(PRESETS, name, short)
     for module in (detection, readings, repair, reactivation, false_alarms, gpu_tier, figures, missing_classes):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.core.config import PRESETS
+from app.core.presets import PRESETS
 from benchmarks import recording, tables
 from benchmarks.recording import commit, kept, read_results, write_result
 from benchmarks.tables import PAGES, filled

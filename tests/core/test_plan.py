@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.config import InversionConfig, ScanConfig
+from app.core.config import ScanConfig
 from app.core.findings import Reason
 from app.core.jobs import ScanJob
 from app.core.plan import BLOCKS_IN_ONE, FIRST, JobKind, Task, blocks, next_tasks
@@ -42,7 +42,7 @@ def test_every_label_is_in_one_block_and_no_block_is_too_large(
     labels: list[int], size: int, place: tuple[str, int]
 ) -> None:
     device, together = place
-    cut = blocks(labels, ScanConfig(inversion=InversionConfig(labels_per_block=size)), device)
+    cut = blocks(labels, ScanConfig(labels_per_block=size), device)
     assert [label for block in cut for label in block] == labels
     assert all(1 <= len(block) <= size * together for block in cut) and len(cut) == -(-len(labels) // (size * together))
 
@@ -57,7 +57,7 @@ def test_every_label_is_in_one_block_and_no_block_is_too_large(
 def test_every_scan_searches_every_label_decides_once_and_ends_in_a_report(
     num_labels: int, size: int, confirms: bool, repair: bool, flagged: set[int]
 ) -> None:
-    config = ScanConfig(confirms=confirms, inversion=InversionConfig(labels_per_block=size))
+    config = ScanConfig(confirms=confirms, labels_per_block=size)
     tasks = walked(factories.request(config=config, repair=repair), num_labels, (), tuple(sorted(flagged)))
     searched = [label for task in tasks if task.kind is JobKind.INVERT for label in task.labels]
     assert searched == list(range(num_labels))

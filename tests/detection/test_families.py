@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from app.core.config import InversionConfig, SearchConfig
 from models.perceptual import PACKAGED, load_perceptual
+from tests.detection.beginnings import SHAPE, begun, each
 from tests.toys import SIDE, ToyNet, toy_images, toy_labels
 from worker.detection.clean import CleanImages, random_numbers
-from worker.detection.families.base import Triggers
+from worker.detection.families.base import Beginning, Triggers
 from worker.detection.families.dynamic import Generators, pretrain_generator
 from worker.detection.families.static import Patches
 from worker.detection.families.warp import Warps
@@ -20,35 +21,30 @@ from worker.detection.inversion import Inversion, invert_triggers
 
 LABELS, PLANTED = 3, 1
 IMAGES_TNCHW = torch.rand((LABELS, 4, 1, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
-SHAPE = IMAGES_TNCHW.shape[2:]
 
 
 def clean_images(labels: int = 6) -> CleanImages:
     return CleanImages.measure(toy_images(4, labels), toy_labels(4, labels), load_perceptual(PACKAGED))
 
 
-def random() -> list[torch.Generator]:
-    return [random_numbers(0, label) for label in range(LABELS)]
-
-
 def generators(norm: Literal["l1", "lpips"] = "l1") -> Triggers:
     config = InversionConfig(generator_width=4, generator_levels=1, norm=norm)
     start = pretrain_generator(clean_images(), load_perceptual(PACKAGED), config, seed=0)
-    triggers = Generators.from_start(start, LABELS, load_perceptual(PACKAGED), config)
+    triggers = Generators.begin(Beginning(SHAPE, start, load_perceptual(PACKAGED), config), each(range(LABELS)))
     for index in range(LABELS):  # as if they were trained
         nn.init.constant_(triggers.drawing(index).last.bias, 0.01 * (index + 1))  # type: ignore[arg-type]
     return triggers
 
 
 def warps() -> Triggers:
-    triggers = Warps.random(SHAPE, random())
+    triggers = begun("warp", range(LABELS))
     return triggers.scaled(torch.full((LABELS,), 10.0))
 
 
 MAKERS: dict[str, Callable[[], Triggers]] = {
     "dynamic": generators,
     "dynamic by LPIPS": lambda: generators("lpips"),
-    "static": lambda: Patches.random(SHAPE, random()),
+    "static": lambda: begun("static", range(LABELS)),
     "warp": warps,
 }
 
@@ -128,7 +124,7 @@ def search(suspect: nn.Module, triggers: Triggers, labels: int = 6) -> list[Inve
 
 
 def test_the_static_family_finds_a_planted_patch_and_where_it_is() -> None:
-    found = search(Patched(), Patches.random(SHAPE, [random_numbers(0, label) for label in range(6)]))
+    found = search(Patched(), begun("static", range(6)))
     norms = [inversion.norm for inversion in found]
     assert min(norms) == norms[PLANTED] and norms[PLANTED] < 0.7 * sorted(norms)[1]
     assert all(inversion.attack_success_rate >= 0.9 and not inversion.out_of_reach for inversion in found)
@@ -172,5 +168,5 @@ def test_a_label_that_nothing_leads_to_is_out_of_reach() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return ToyNet()(images) - 1e4 * functional.one_hot(torch.tensor(PLANTED), 6)
 
-    found = search(Never(), Patches.random(SHAPE, [random_numbers(0, label) for label in range(6)]))
+    found = search(Never(), begun("static", range(6)))
     assert [inversion.out_of_reach for inversion in found] == [label == PLANTED for label in range(6)]

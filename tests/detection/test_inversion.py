@@ -12,11 +12,12 @@ from app.core.config import InversionConfig, SearchConfig
 from models.classifier import Classifier
 from models.generator import TriggerGenerator
 from models.perceptual import PACKAGED, PerceptualDistance, load_perceptual
+from tests.detection.beginnings import SHAPE, begun, each
 from tests.toys import QUICK, SHORT, SIDE, ToyNet, plain_spec, toy_images, toy_labels
-from worker.detection.clean import CleanImages, classes_alike, random_numbers
+from worker.detection.clean import CleanImages, classes_alike
+from worker.detection.families.base import Beginning
 from worker.detection.families.dynamic import Generators, pretrain_generator
 from worker.detection.families.static import Patches
-from worker.detection.families.warp import Warps
 from worker.detection.inversion import Inversion, at_equal_success, invert_triggers
 
 PLANTED = 2
@@ -47,7 +48,7 @@ def search(
     **options: object,
 ) -> list[Inversion]:
     start = pretrain_generator(clean, perceptual, config, seed)
-    triggers = Generators.from_start(start, len(labels), perceptual, config)
+    triggers = Generators.begin(Beginning(SHAPE, start, perceptual, config), each(labels))
     return invert_triggers(suspect, clean, clean, labels, triggers, config, seed, **options)  # type: ignore[arg-type]
 
 
@@ -137,7 +138,15 @@ def test_the_starting_generator_is_left_as_it_was(
 ) -> None:
     start = pretrain_generator(clean, perceptual, QUICK, seed=0)
     before = [tensor.clone() for tensor in start.state_dict().values()]
-    invert_triggers(suspect, clean, clean, [0], Generators.from_start(start, 1, perceptual, QUICK), QUICK, seed=0)
+    invert_triggers(
+        suspect,
+        clean,
+        clean,
+        [0],
+        Generators.begin(Beginning(SHAPE, start, perceptual, QUICK), each([0])),
+        QUICK,
+        seed=0,
+    )
     assert all(map(torch.equal, before, start.state_dict().values()))
 
 
@@ -166,7 +175,7 @@ def test_a_steered_weight_rises_until_the_label_is_reached_and_falls_again(
     suspect: Classifier, clean: CleanImages
 ) -> None:
     config = SearchConfig(steps=150, success_level=0.95, lambda_attack=1e-2)
-    triggers = Patches.random(clean.images_NCHW.shape[1:], [random_numbers(0, label) for label in range(6)])
+    triggers = begun("static", range(6))
     found = invert_triggers(suspect, clean, clean, range(6), triggers, config, seed=0)
     assert all(inversion.attack_success_rate >= 0.8 and not inversion.out_of_reach for inversion in found)
     fixed = invert_triggers(
@@ -174,7 +183,7 @@ def test_a_steered_weight_rises_until_the_label_is_reached_and_falls_again(
         clean,
         clean,
         range(6),
-        Patches.random(clean.images_NCHW.shape[1:], [random_numbers(0, label) for label in range(6)]),
+        begun("static", range(6)),
         replace(config, success_level=None),
         seed=0,
     )
@@ -199,8 +208,7 @@ def test_a_gradient_that_is_not_a_number_moves_no_trigger(clean: CleanImages, pe
     images[::2, :, :4] = 0
     blackened = CleanImages.measure(images, clean.labels_N, perceptual)
     suspect = Classifier(RootsOfPixels(), plain_spec()).requires_grad_(False)
-    random = [random_numbers(0, label) for label in range(3)]
-    warps = Warps.random(images.shape[1:], random)
+    warps = begun("warp", range(3))
     for found in invert_triggers(suspect, blackened, blackened, range(3), warps, SearchConfig(steps=5), seed=0):
         assert 0 < found.norm < float("inf")
 

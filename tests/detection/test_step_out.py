@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.families import Prior
 from worker.detection import step_out
-from worker.detection.step_out import Floats, Prior, StepOut
+from worker.detection.step_out import Floats, StepOut
 
 LEVEL = 0.05
 VAGUE = Prior(deviation=1.0, weight=0.0)  # nothing is known of how far labels scatter

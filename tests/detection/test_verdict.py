@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.config import PRESETS, ScanConfig
+from app.core.config import ScanConfig
 from app.core.findings import (
     Caveat,
     Confirmation,
@@ -23,6 +23,7 @@ from app.core.findings import (
     finite,
     most_suspicious_family,
 )
+from app.core.presets import PRESETS
 from worker.detection.verdict import decide_verdict, in_doubt
 
 EVEN = (0.10, 0.11, 0.12, 0.13, 0.14, 0.15)

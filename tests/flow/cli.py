@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.config import InversionConfig
+from tests.toys import LABELS_PER_BLOCK
 from tests.waiting import PATIENCE_SECONDS
 
 # Only figures are changed, those of the presets and how long a slow engine is waited for once its time is over;
@@ -16,8 +17,10 @@ from tests.waiting import PATIENCE_SECONDS
 SHORTENED = """
 import sys, json
 from dataclasses import replace
-from app.core.config import PRESETS, InversionConfig
-short = replace(PRESETS["paper"], inversion=InversionConfig.from_json(json.loads(sys.argv.pop(1))))
+from app.core.config import InversionConfig
+from app.core.presets import PRESETS
+inversion, labels_per_block = InversionConfig.from_json(json.loads(sys.argv.pop(1))), int(sys.argv.pop(1))
+short = replace(PRESETS["paper"], inversion=inversion, labels_per_block=labels_per_block)
 PRESETS.update({name: replace(short, preset=name) for name in PRESETS})
 from worker import launch
 launch.GRACE_SECONDS = 900
@@ -26,18 +29,24 @@ main()
 """
 
 
-def command(arguments: Sequence[object], search: InversionConfig | None, beforehand: str = "") -> list[str]:
+def command(
+    arguments: Sequence[object],
+    search: InversionConfig | None,
+    beforehand: str = "",
+    labels_per_block: int = LABELS_PER_BLOCK,
+) -> list[str]:
     """The command line, with the preset's own search or a shorter one, for which code may be run beforehand."""
     said = list(map(str, arguments))
     if search is None:
         return [str(Path(sys.executable).with_name("triggerlens")), *said]
-    return [sys.executable, "-c", beforehand + SHORTENED, json.dumps(asdict(search)), *said]
+    return [sys.executable, "-c", beforehand + SHORTENED, json.dumps(asdict(search)), str(labels_per_block), *said]
 
 
 def triggerlens(
-    *arguments: object, cwd: Path, search: InversionConfig | None = None
+    *arguments: object, cwd: Path, search: InversionConfig | None = None, labels_per_block: int = LABELS_PER_BLOCK
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(arguments, search), cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    asked = command(arguments, search, labels_per_block=labels_per_block)
+    return subprocess.run(asked, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from app.core.tables import DEFAULT_TENANT, Job
 from tests.deploy import compose
 from tests.flow import leases
 from tests.servers import PostgresServer, RedisServer, S3Server
-from tests.toys import QUICK, ToyNet, save_toy, save_toy_bundle
+from tests.toys import LABELS_PER_BLOCK, QUICK, ToyNet, save_toy, save_toy_bundle
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 TIMES = {"LEASE": leases.LEASE_SECONDS, "HEARTBEAT": 5, "SWEEP": 2, "POLL": 0.5}  # the defaults: 60, 10, 15 and 1
@@ -174,7 +174,7 @@ class Stack:
             **inputs,
             "preset": "paper",
             "input": {"mean": [0.0], "std": [1.0]},
-            "config": {"inversion": open_to_users},
+            "config": {"inversion": open_to_users, "labels_per_block": LABELS_PER_BLOCK},
         }
         once = {"Idempotency-Key": uuid4().hex}
         answer = self.ask("POST", "/v1/scans", tenant_id, once, json={"force": True, **body, **options})

@@ -19,12 +19,11 @@ from app.core.tables import DEFAULT_TENANT
 from app.local_scan import job_for, run_scan
 from tests.flow.stack import Stack, children_of
 from tests.processes import needs_proc
-from tests.toys import SHORT
+from tests.toys import LABELS_PER_BLOCK, SHORT
 from tests.waiting import PATIENCE_SECONDS, eventually
 from worker.sandbox.fence import choose
 
 pytestmark = [needs_proc, pytest.mark.slow, pytest.mark.real]
-IN_BLOCKS = replace(SHORT, labels_per_block=2)
 
 
 def assert_done_once(stack: Stack, scan_id: str, times_done: Counter[str]) -> None:
@@ -43,7 +42,7 @@ def test_one_scan_over_two_workers_gives_the_numbers_of_a_scan_on_a_laptop(stack
     inputs = stack.upload_toy()
     names = {"model_name": "toy.pt", "bundle_name": "toy.npz"}
     for _ in range(10):  # one worker may stand still until the other has done all
-        scan_id = stack.request(inputs, inversion=IN_BLOCKS, repair=True, **names)
+        scan_id = stack.request(inputs, inversion=SHORT, repair=True, **names)
         (state,) = stack.wait_for([scan_id])
         assert state["status"] == ScanStatus.FINISHED
         assert_done_once(stack, scan_id, stack.times_done())
@@ -53,7 +52,10 @@ def test_one_scan_over_two_workers_gives_the_numbers_of_a_scan_on_a_laptop(stack
         pytest.fail("the workers do not share a scan")
 
     model, bundle = stack.folder / "toy.pt", stack.folder / "toy.npz"
-    config, declared = ScanConfig(inversion=IN_BLOCKS), DeclaredInput(mean=(0.0,), std=(1.0,))
+    config, declared = (
+        ScanConfig(inversion=SHORT, labels_per_block=LABELS_PER_BLOCK),
+        DeclaredInput(mean=(0.0,), std=(1.0,)),
+    )
     job = job_for(model, bundle, config=config, input=declared, repair=True, threads=1)
     local = run_scan(job, model, bundle, tmp_path / "out", lambda event: None, sandbox=choose("auto"))
     report = stack.ask("GET", f"/v1/scans/{scan_id}/report").json()
@@ -95,7 +97,7 @@ def test_a_hundred_rings_for_one_scan_are_one_execution(stack: Stack) -> None:
 
 
 def test_a_cancel_frees_the_workers(stack: Stack) -> None:
-    scan_id = stack.request(stack.upload_toy(), inversion=replace(IN_BLOCKS, steps=100_000))
+    scan_id = stack.request(stack.upload_toy(), inversion=replace(SHORT, steps=100_000))
     eventually(lambda: stack.state(scan_id)["stage"] == JobKind.INVERT)
     stack.ask("POST", f"/v1/scans/{scan_id}/cancel")
     assert stack.wait_for([scan_id])[0]["status"] == ScanStatus.CANCELLED

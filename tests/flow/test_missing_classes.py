@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from app.core.config import preset_config
 from app.core.findings import RepairStatus
 from app.core.intake.declaration import DeclaredInput
+from app.core.presets import preset_config
 from app.local_scan import job_for, run_scan
 from benchmarks.datasets import REPOSITORY, as_tensors
 from benchmarks.victims.export import save_bundle

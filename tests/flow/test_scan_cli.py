@@ -38,7 +38,7 @@ from worker.sandbox import fence
 pytestmark = pytest.mark.real
 
 LABELS, PLANTED = 5, 2
-SEARCH = replace(SHORT, labels_per_block=2)
+SEARCH = SHORT
 HOSTILE = "[bold red]cat[/] \x1b[2J\x1b]0;mine\x07<script>alert(1)</script>\u202e"
 
 
@@ -336,10 +336,10 @@ def test_what_is_not_a_scans_stays_where_its_results_go(place: Path) -> None:
 
 
 def test_time_that_is_over_in_the_last_block_leaves_a_directory_to_go_on_with(place: Path) -> None:
-    long = replace(SHORT, steps=100_000, labels_per_block=LABELS)
+    long = replace(SHORT, steps=100_000)
     for seconds in (2, 10, 50, 250):  # until the machine comes to the search by then
         asked = scan("poisoned", f"cut-{seconds}", "--time-limit", seconds, "--json")
-        early = triggerlens(*asked, cwd=place, search=long)
+        early = triggerlens(*asked, cwd=place, search=long, labels_per_block=LABELS)
         assert early.returncode == 5, early.stderr
         report = json.loads(early.stdout)
         assert report["reasons"] == ["search_truncated"]

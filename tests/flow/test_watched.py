@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.core.config import PRESETS, InversionConfig
+from app.core.config import InversionConfig
 from app.core.intake.declaration import DeclaredInput
+from app.core.presets import PRESETS
 from app.local_scan import job_for, run_scan
 from tests.flow.cli import triggerlens
 from tests.processes import own_world
@@ -59,9 +60,8 @@ def test_a_net_that_answers_by_its_batch_is_not_searched(watching: Path, sandbox
 
 
 def test_the_clean_sample_gets_the_same_report_behind_the_fence_and_without(tmp_path: Path) -> None:
-    quick = replace(QUICK, labels_per_block=10)
     model, bundle = EXAMPLES / "digits_clean.pt", EXAMPLES / "digits_bundle.npz"
-    outside, inside = (scanned(model, bundle, tmp_path / sandbox, quick, sandbox) for sandbox in SANDBOXES)
+    outside, inside = (scanned(model, bundle, tmp_path / sandbox, QUICK, sandbox) for sandbox in SANDBOXES)
     for report, caveats in ((outside, {"unsandboxed"}), (inside, set[str]())):
         assert not any(probe["disagrees"] for probe in report["coverage"]["probes"])
         assert "environment_sensitive_model" not in report["reasons"]

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.real
 HOSTILE = "<img src=x onerror=alert(1)>"
 NAMES = (HOSTILE, "bicycle", "cat", "deer", "eagle", "frog")  # in sorted order
 WIDTHS = (1280, 360)
-SEARCH = replace(SHORT, steps=40, labels_per_block=2)
+SEARCH = replace(SHORT, steps=40)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from app.core.storage import ArtifactStore, StorageError, artifact_key
 from app.core.tables import DEFAULT_TENANT, Artifact, Job, Scan, new_id
 from tests import factories
 from tests.clocks import PretendClock
-from tests.toys import QUICK, ToyNet, save_toy, save_toy_bundle
+from tests.toys import LABELS_PER_BLOCK, QUICK, ToyNet, save_toy, save_toy_bundle
 from tests.waiting import PATIENCE_SECONDS
 from worker.launch import EngineCrashError
 from worker.runner import Runner
@@ -63,7 +63,11 @@ def requested(service: Service, folder: Path, real: bool = False, **options: Any
         model_sha256=hashes["model"],
         bundle_sha256=hashes["bundle"],
         bundle_name="bundle.npz",
-        **{"config": ScanConfig(inversion=QUICK), "input": DeclaredInput(mean=(0.0,), std=(1.0,)), **options},
+        **{
+            "config": ScanConfig(inversion=QUICK, labels_per_block=LABELS_PER_BLOCK),
+            "input": DeclaredInput(mean=(0.0,), std=(1.0,)),
+            **options,
+        },
     )
     scan, _ = actions.request_scan(service, DEFAULT_TENANT, request)
     return scan.id

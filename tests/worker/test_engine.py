@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from app.core.config import PRESETS, InversionConfig, ScanConfig, SearchConfig
+from app.core.config import InversionConfig, ScanConfig, SearchConfig
 from app.core.errors import Refusal
 from app.core.findings import Caveat, Reason, RepairStatus, Verdict
 from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
+from app.core.presets import PRESETS
 from app.local_scan import run_tasks
 from benchmarks.victims.export import save_bundle
 from tests.evasive_nets import ComparesCorner, Counts
@@ -140,8 +141,8 @@ def test_an_engine_killed_after_a_block_goes_on_there_and_ends_the_same(
 
 def test_a_time_limit_ends_the_search_early_and_the_next_run_makes_it_whole(tmp_path: Path) -> None:
     """A label that was cut short is searched again from its start: its numbers must not depend on the clock."""
-    search = replace(QUICK, steps=3000, labels_per_block=6)
-    directory = place_job(tmp_path / "job", inversion=search, bundle={"per_label": 2})
+    search = replace(QUICK, steps=3000)
+    directory = place_job(tmp_path / "job", inversion=search, labels_per_block=6, bundle={"per_label": 2})
     run_job(directory, time_limit=2.0)
     decision = directory.read_decision()
     assert decision is not None and decision.verdict is Verdict.INCONCLUSIVE
@@ -168,7 +169,10 @@ def test_a_bundle_of_hardly_anything_but_one_label_is_searched_all_the_same(othe
     frequent, rare = toy_images(120, labels=1), toy_images(others)[others:]
     images = (torch.cat([frequent, rare]).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     labels = torch.cat([toy_labels(120, labels=1), toy_labels(others)[others:]]).numpy()
-    directory = place_job(tmp_path / "job", config=ScanConfig(inversion=QUICK, separate_roles=True, students=1))
+    directory = place_job(
+        tmp_path / "job",
+        config=ScanConfig(inversion=QUICK, separate_roles=True, students=1),
+    )
     save_bundle(images, labels, directory.root / "bundle.npz")
     run_job(directory)
     decision = directory.read_decision()
@@ -255,7 +259,7 @@ def repair_again(directory: JobDirectory) -> list[Event]:
 
 def test_students_that_learned_too_little_are_not_asked_and_the_report_says_so(tmp_path: Path) -> None:
     few = SearchConfig(steps=4, success_level=0.95)
-    config = replace(PRESETS["standard"], inversion=QUICK, static=few, warp=None)
+    config = replace(PRESETS["standard"], inversion=QUICK, families={"static": few})
     directory = place_job(tmp_path / "job", bundle={"per_label": 1}, config=config)
     run_job(directory)
     document = directory.read_report()
@@ -282,10 +286,11 @@ def test_a_class_that_the_bundle_lacks_is_read_alone_and_what_a_repair_does_to_i
     config = replace(
         PRESETS["standard"],
         students=1,
-        inversion=InversionConfig(**few, learning_rate=2e-3, generator_width=4, labels_per_block=8),
-        static=SearchConfig(**few),
+        inversion=InversionConfig(**few, learning_rate=2e-3, generator_width=4),
+        families={"static": SearchConfig(**few)},
+        labels_per_block=8,
     )
-    bundle, config = {"labels": 8, "per_label": 12}, replace(config, warp=None)
+    bundle = {"labels": 8, "per_label": 12}
     directory = place_job(tmp_path / "job", ToyNet(8, planted=2), bundle, config=config, repair=True)
     without(MISSING, directory.bundle)
     run_job(directory)
@@ -330,9 +335,9 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
     config = replace(
         PRESETS["standard"],
         students=1,
-        inversion=InversionConfig(**few, learning_rate=2e-3, generator_width=4, labels_per_block=3),
-        static=SearchConfig(**few),
-        warp=SearchConfig(**few),
+        inversion=InversionConfig(**few, learning_rate=2e-3, generator_width=4),
+        families={"static": SearchConfig(**few), "warp": SearchConfig(**few)},
+        labels_per_block=3,
     )
     directory = place_job(tmp_path / "job", ToyNet(8, planted=2), {"labels": 8}, config=config, repair=True)
     events = run_job(directory)

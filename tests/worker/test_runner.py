@@ -29,7 +29,7 @@ from tests import factories
 from tests.clocks import PretendClock
 from tests.processes import all_end, engines_of, needs_proc, own_world
 from tests.threads import at_once
-from tests.toys import QUICK
+from tests.toys import LABELS_PER_BLOCK, QUICK
 from tests.waiting import eventually
 from tests.worker import crew
 from tests.worker.crew import SwiftSession, Unplugged, Workshop, at_work, jobs_of, scan_of, supervisors_clock
@@ -39,7 +39,7 @@ from worker.sweeper import sweep
 
 pytestmark = pytest.mark.threads
 
-ENDLESS = ScanConfig(inversion=replace(QUICK, steps=1_000_000))
+ENDLESS = ScanConfig(inversion=replace(QUICK, steps=1_000_000), labels_per_block=LABELS_PER_BLOCK)
 
 
 @pytest.fixture

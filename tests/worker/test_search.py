@@ -1,7 +1,6 @@
 """A search that does not fit into memory: its block is halved as often as it must be, and the findings say so."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from app.core.config import RepairConfig
 from app.core.findings import Reason, RepairStatus, Verdict
 from app.core.report.document import report_schema
 from tests.processes import own_world
-from tests.toys import QUICK, ToyNet, place_job
+from tests.toys import ToyNet, place_job
 from worker import steps
 from worker.detection.inversion import invert_triggers
 from worker.engine import workbench
@@ -62,9 +61,8 @@ def events() -> list[Event]:
 @pytest.fixture
 def bench(tmp_path: Path, events: list[Event]) -> Iterator[Workbench]:
     """A toy after its preparation, on a workbench in this process."""
-    one_block = replace(QUICK, labels_per_block=len(BLOCK))
     toy, bundle = ToyNet(len(BLOCK), planted=2), {"labels": len(BLOCK)}
-    directory = place_job(tmp_path / "job", toy, bundle, inversion=one_block, repair=True)
+    directory = place_job(tmp_path / "job", toy, bundle, labels_per_block=len(BLOCK), repair=True)
     with own_world():
         bench = Workbench(
             directory, directory.read_job(), lambda event, **data: events.append({"event": event, **data})

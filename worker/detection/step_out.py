@@ -21,21 +21,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.families import Prior
+
 Floats = NDArray[np.float64]
 
 MOST_STEPS = 12  # outliers looked for; a third of the labels where these are fewer
 SIMULATED = 200_000  # labels in all simulations together
 FEWEST_SIMULATIONS, MOST_SIMULATIONS = 2_000, 20_000
 SEED = 1
-
-
-@dataclass(frozen=True)
-class Prior:
-    """What clean networks show of the log norms of their labels, about what the references' predict."""
-
-    deviation: float  # of a label
-    weight: float  # degrees of freedom that this knowledge is worth
-    slope_deviation: float = 0.5  # of the slope, about 1
 
 
 @dataclass(frozen=True)

@@ -15,27 +15,16 @@ from dataclasses import replace
 import numpy as np
 
 from app.core.config import ScanConfig
+from app.core.families import FAMILIES
 from app.core.findings import Caveat, Confirmation, Decision, FamilyFinding, LabelFinding, Preparation, Reason, Verdict
 from worker.detection.outliers import anomaly_indices, flagged
-from worker.detection.step_out import Floats, Prior, step_out_test
+from worker.detection.step_out import Floats, step_out_test
 
 Column = Mapping[int, FamilyFinding]  # a family's findings, by label
 
 FEWEST_LABELS = 5  # with four norms the median absolute deviation says nothing (K = 2: the index is always 0.67)
 MOST_OUT_OF_REACH = 0.2  # of the labels, in the family that reaches most of them
 
-# How log norms of clean networks scatter about those of their students, on tuning victims (benchmarks/LOG.md).
-PRIORS = {
-    "dynamic": Prior(deviation=0.19, weight=8, slope_deviation=0.5),
-    "static": Prior(deviation=0.13, weight=8, slope_deviation=0.35),
-    "warp": Prior(deviation=0.22, weight=8, slope_deviation=0.5),
-}
-# The same about each other, where no students tell what is natural.
-PRIORS_ALONE = {
-    "dynamic": Prior(deviation=0.28, weight=8),
-    "static": Prior(deviation=0.22, weight=8),
-    "warp": Prior(deviation=0.25, weight=8),
-}
 REACHED = 0.5  # a flagged label's trigger must carry at least half of the images
 NATURAL = 0.2  # a trigger that carries as many on students was not planted: those of tuning victims carry .14 at most
 
@@ -198,11 +187,11 @@ def _p_values(column: Sequence[FamilyFinding], reference_K: Floats | None, famil
         log_norms_K = np.where(out_of_reach_K, np.maximum(log_norms_K, hardest), log_norms_K)
     if reference_K is None:
         reference_K = np.full(len(column), np.nan)
-    family, p_values_K, known_K = column[0].family, np.ones(len(column)), np.isfinite(reference_K)
+    family, p_values_K, known_K = FAMILIES[column[0].family], np.ones(len(column)), np.isfinite(reference_K)
     if not known_K.all():
-        p_values_K = step_out_test(log_norms_K, PRIORS_ALONE[family]).p_values_K
+        p_values_K = step_out_test(log_norms_K, family.prior_alone).p_values_K
     if known_K.any():
-        against_students = step_out_test(log_norms_K[known_K], PRIORS[family], reference_K[known_K])
+        against_students = step_out_test(log_norms_K[known_K], family.prior, reference_K[known_K])
         p_values_K[known_K] = against_students.p_values_K / known_K.mean()
     return [float(p_value) for p_value in np.where(out_of_reach_K, 1.0, np.minimum(families * p_values_K, 1.0))]
 

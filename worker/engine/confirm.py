@@ -5,7 +5,6 @@ A label can have a small norm because its first search was lucky. One that was p
 
 from functools import partial
 
-from app.core.config import Family
 from app.core.findings import Confirmation, finite
 from worker.detection.verdict import in_doubt
 from worker.engine.workbench import Workbench
@@ -26,7 +25,7 @@ def confirm(bench: Workbench) -> None:
                     _search_again(bench, label, family)
 
 
-def _search_again(bench: Workbench, label: int, family: Family) -> None:
+def _search_again(bench: Workbench, label: int, family: str) -> None:
     tell = partial(bench.emit, "step", labels=[label], of=bench.job.config.searches[family].steps)
     seed = bench.job.config.seed + FRESH_SEED
     [found] = bench.search(bench.classifier, family, [label], seed, lambda step: tell(done=step))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from app.core.config import Family, MatchingConfig, RepairConfig
+from app.core.config import MatchingConfig, RepairConfig
 from app.core.findings import Confirmation, RepairReport, RepairStatus, finite
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
@@ -50,7 +50,7 @@ class Judgement:
         return self.right_N.float().mean().item()
 
 
-Found = Mapping[int, Mapping[Family, Triggers]]  # the triggers to unlearn, by label and family
+Found = Mapping[int, Mapping[str, Triggers]]  # the triggers to unlearn, by label and family
 
 
 def repair(bench: Workbench, labels: Sequence[int]) -> None:
@@ -262,7 +262,7 @@ def _seen(bench: Workbench) -> Tensor:
     return seen
 
 
-def _triggers(bench: Workbench, label: int) -> dict[Family, Triggers]:
+def _triggers(bench: Workbench, label: int) -> dict[str, Triggers]:
     """The triggers of the families that accuse the label; of all that were searched, where nothing was decided."""
     decision, families = bench.directory.read_decision(), tuple(bench.job.config.searches)
     if decision is not None:

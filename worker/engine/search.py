@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
-from app.core.config import Family
 from app.core.errors import Refusal
+from app.core.families import FAMILIES
 from app.core.findings import FamilyFinding, LabelFinding, finite
 from app.core.jobs import write_whole
 from worker.detection.inversion import Inversion
@@ -93,15 +93,12 @@ class _Steps:
         self.tell(done=self.done)
 
 
-def _networks(bench: Workbench, family: Family) -> list[nn.Module]:
-    """The suspect, and the students that tell how easy its labels are by nature.
-
-    A generator costs as much to train on a student as on the suspect; the dynamic family does without.
-    """
-    return [bench.classifier, *([] if family == "dynamic" else bench.students)]
+def _networks(bench: Workbench, family: str) -> list[nn.Module]:
+    """The suspect and, if the family asks them, the students that tell how easy its labels are by nature."""
+    return [bench.classifier, *(bench.students if FAMILIES[family].asks_students else [])]
 
 
-def _search_family(bench: Workbench, family: Family, labels: Sequence[int], steps: _Steps) -> list[FamilyFinding]:
+def _search_family(bench: Workbench, family: str, labels: Sequence[int], steps: _Steps) -> list[FamilyFinding]:
     """The findings of one family; its triggers, and what they do to some images, are left on disk."""
     found, *references = [
         bench.search(network, family, labels, bench.job.config.seed, steps) for network in _networks(bench, family)
@@ -153,7 +150,7 @@ def _success_on_students(bench: Workbench, inversion: Inversion) -> float | None
     return sum(success) / len(success) if success else None
 
 
-def _leave_trigger(bench: Workbench, family: Family, inversion: Inversion) -> None:
+def _leave_trigger(bench: Workbench, family: str, inversion: Inversion) -> None:
     label, directory = inversion.label, bench.directory
     state = inversion.trigger.state_dict()
     write_whole(directory.trigger(label, family), lambda path: path.write_bytes(save(state)))

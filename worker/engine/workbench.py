@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from app.core.config import Family
 from app.core.errors import Refusal
 from app.core.findings import Preparation
 from app.core.intake.bundle import Bundle, read_bundle, stack_images
@@ -28,10 +27,7 @@ from models.scores import Output
 from models.student import Student
 from models.suspect import Suspect, load_suspect
 from worker.detection.clean import CleanImages, Roles, random_numbers, roles_of
-from worker.detection.families.base import Triggers
-from worker.detection.families.dynamic import Generators
-from worker.detection.families.static import Patches
-from worker.detection.families.warp import Warps
+from worker.detection.families.base import Beginning, Triggers, triggers_of
 from worker.detection.inversion import Inversion, invert_triggers
 from worker.detection.metrics import predictions
 from worker.engine.numbering import relabelled
@@ -188,7 +184,7 @@ class Workbench:
     def search(
         self,
         network: nn.Module,
-        family: Family,
+        family: str,
         labels: Sequence[int],
         seed: int,
         on_step: Callable[[int], None] = lambda step: None,
@@ -206,19 +202,13 @@ class Workbench:
             self.out_of_time,
         )
 
-    def _starting_triggers(self, family: Family, labels: Sequence[int], seed: int = 0) -> Triggers:
+    def _starting_triggers(self, family: str, labels: Sequence[int], seed: int = 0) -> Triggers:
         """What the search of a family begins with."""
-        shape = self.images_NCHW.shape[1:]
-        random = [random_numbers(seed, label) for label in labels]
-        match family:
-            case "dynamic":
-                return Generators.from_start(self.start, len(labels), self.perceptual, self.job.config.inversion)
-            case "static":
-                return Patches.random(shape, random).to(self.device)
-            case "warp":
-                return Warps.random(shape, random).to(self.device)
+        config = self.job.config.searches[family]
+        beginning = Beginning(self.images_NCHW.shape[1:], self.start, self.perceptual, config)
+        return triggers_of(family).begin(beginning, [random_numbers(seed, label) for label in labels]).to(self.device)
 
-    def load_trigger(self, label: int, family: Family) -> Triggers:
+    def load_trigger(self, label: int, family: str) -> Triggers:
         """The trigger that a search left, in evaluation mode."""
         trigger = self._starting_triggers(family, [label])
         trigger.load_state_dict(load_file(self.directory.trigger(label, family)))

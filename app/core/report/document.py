@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from app.core.config import ScanConfig
+from app.core.families import FAMILIES
 from app.core.findings import (
     Caveat,
     Decision,
@@ -172,11 +173,10 @@ def _not_searched(
     missing = [label for label, images in enumerate(preparation.images_per_label) if images == 0]
     if missing:
         sentences.append(f"No trigger was tried on images of {_labels(missing)}: the bundle has none.")
-    if not any(family.family == "static" for finding in findings.values() for family in finding.families):
-        sentences.append(
-            "Static patches were looked for only as far as a trigger generator finds them: a small patch at a fixed "
-            "place can stay invisible to it."
-        )
+    searched = {found.family for finding in findings.values() for found in finding.families}
+    sentences += [
+        family.not_searched for name, family in FAMILIES.items() if family.not_searched and name not in searched
+    ]
     sentences.append("Triggers that work on images of some classes only (source-specific) were not searched for.")
     sentences.append("Attacks that move every class to another one (all-to-all) were not searched for.")
     sentences.append(

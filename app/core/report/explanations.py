@@ -5,7 +5,7 @@ The report page and the documentation say the same words, because both take them
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -300,45 +300,6 @@ def disagreements(document: Mapping[str, Any]) -> list[str]:
         for found in document["coverage"]["probes"]
         if found["disagrees"]
     ]
-
-
-@dataclass(frozen=True)
-class FamilyWords:
-    """A trigger family in a report."""
-
-    title: str
-    norm: str  # what its norm is
-    change: str  # what such a trigger does; {} is the norm
-
-
-FAMILIES: Mapping[str, FamilyWords] = {
-    "dynamic": FamilyWords(
-        "dynamic: another trigger on each image, drawn by a generator",
-        "Mean absolute change of a pixel, on images in [0, 1], by the smallest trigger found.",
-        "Changing each pixel by {} on average",
-    ),
-    "static": FamilyWords(
-        "static: one patch or overlay on every image",
-        "Root mean square opacity of the smallest patch or overlay found, over all pixels.",
-        "Laying one patch or overlay with a root mean square opacity of {} on each image",
-    ),
-    "warp": FamilyWords(
-        "warp: every image bent in the same smooth way",
-        "Root mean square displacement of the pixels, in pixels, by the smallest warp found.",
-        "Bending each image by {} of a pixel",
-    ),
-}
-
-BY_LPIPS = replace(
-    FAMILIES["dynamic"],
-    norm="Root of the mean perceptual distance (LPIPS) of images from themselves with the smallest trigger found.",
-    change="Changing how images look by {} (root of the mean LPIPS)",
-)
-
-
-def family_words(config: Mapping[str, Any]) -> Mapping[str, FamilyWords]:
-    """The families as a scan of this configuration (a report's `config`) compares them."""
-    return {**FAMILIES, "dynamic": BY_LPIPS} if config["inversion"]["norm"] == "lpips" else FAMILIES
 
 
 def explanation_page(title: str, introduction: str, entries: Iterable[tuple[StrEnum, Explanation]]) -> str:

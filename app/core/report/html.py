@@ -18,10 +18,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from app.core.config import DYNAMIC
+from app.core.families import FAMILIES, Norm
 from app.core.findings import Caveat, Probe, Reason, Verdict
 from app.core.report.charts import bar_chart
 from app.core.report.document import LONGEST_TEXT
-from app.core.report.explanations import CAVEATS, PROBES, REASONS, VERDICTS, disagreements, family_words
+from app.core.report.explanations import CAVEATS, PROBES, REASONS, VERDICTS, disagreements
 from app.core.report.facts import DASH, facts, percent
 from app.core.report.figures import amplification_of
 from app.core.text import printable
@@ -63,7 +65,8 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
         rows=flagged_rows + [row for row in rows if not row["flagged"]],
         most_suspicious=max(rows, key=_suspicion, default=None),
         median_norm=median_norm,
-        families=family_words(document["config"]),
+        titles={name: family.title for name, family in FAMILIES.items()},
+        norms=_norms(document["config"]),
         family=family,
         rate=rate,
         evidence_chart=bar_chart(evidence, flagged, threshold if rate is None else -math.log10(rate)),
@@ -133,9 +136,16 @@ def _figure(value: float | None, digits: int) -> str:
     return f"{value:.{digits}f}" if value < LARGE else f"{value:.1e}"
 
 
+def _norms(config: Mapping[str, Any]) -> dict[str, Norm]:
+    """What each family's labels are compared by, in a scan of this configuration."""
+    searches = {DYNAMIC: config["inversion"], **config["families"]}
+    return {name: family.norm_of(searches.get(name, {})) for name, family in FAMILIES.items()}
+
+
 def _norm(value: float | None, family: str) -> str:
     """A norm of a family in its unit."""
-    return percent(value) if family == "static" else _figure(value, 2 if family == "warp" else 4)
+    digits = FAMILIES[family].norm.digits
+    return percent(value) if digits is None else _figure(value, digits)
 
 
 def _duration(seconds: float | None) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from app.core.config import PRESETS
 from app.core.findings import (
     Caveat,
     Confirmation,
@@ -25,6 +24,7 @@ from app.core.findings import (
     Verdict,
 )
 from app.core.intake.torchscript.gate import understand
+from app.core.presets import PRESETS
 from app.core.report.document import report_document
 from app.core.report.figures import png_bytes, trigger_strip
 from app.core.report.inspection import structure_document

@@ -25,8 +25,8 @@ from report_samples import (
 )
 from report_samples import strip_png as strip
 
-from app.core.config import PRESETS
 from app.core.findings import Confirmation, Decision, Reason, RepairStatus
+from app.core.presets import PRESETS
 from app.core.report.explanations import CAVEATS, REASONS
 from app.core.report.html import report_html
 

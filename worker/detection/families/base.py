@@ -7,19 +7,41 @@ the suspect one batch. The trigger of one label is the same module with T = 1.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from app.core.config import SearchConfig
+from app.core.families import FAMILIES
+from models.generator import TriggerGenerator
+from models.perceptual import PerceptualDistance
+
 Features = Callable[[], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What the triggers of a scan may begin with."""
+
+    shape: torch.Size  # of an image, CHW
+    generator: TriggerGenerator  # that gives back its input
+    perceptual: PerceptualDistance
+    config: SearchConfig  # of the family
 
 
 class Triggers(nn.Module, ABC):
     """The triggers of T labels, each of which changes images a little."""
 
     may_be_a_part: ClassVar[bool] = False  # whether a planted trigger of this family may suffice in part
+
+    @classmethod
+    @abstractmethod
+    def begin(cls, beginning: Beginning, random: Sequence[torch.Generator]) -> Self:
+        """Triggers that change hardly anything, one for each label; each label has its own random numbers."""
 
     @abstractmethod
     def forward(self, images_TNCHW: Tensor) -> Tensor:
@@ -55,3 +77,10 @@ class Triggers(nn.Module, ABC):
         """The images with the trigger of the only label, NCHW."""
         triggered: Tensor = self(images_NCHW[None])[0]
         return triggered
+
+
+def triggers_of(family: str) -> type[Triggers]:
+    """The class of a family's triggers."""
+    module, _, name = FAMILIES[family].triggers.partition(":")
+    triggers: type[Triggers] = getattr(import_module(module), name)
+    return triggers

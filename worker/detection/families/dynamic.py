@@ -1,7 +1,7 @@
 """The dynamic family: a generator per label draws another trigger on each image (paper, sec. 3.3)."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import torch
@@ -11,7 +11,7 @@ from app.core.config import InversionConfig
 from models.generator import TriggerGenerator
 from models.perceptual import PerceptualDistance
 from worker.detection.clean import CleanImages, batches_of, random_numbers
-from worker.detection.families.base import Features, Triggers
+from worker.detection.families.base import Beginning, Features, Triggers
 from worker.detection.metrics import BATCH
 
 
@@ -74,11 +74,11 @@ class Generators(Triggers):
         self._perceptual = [perceptual]  # in a list, so that it is no part of the module
 
     @classmethod
-    def from_start(
-        cls, start: TriggerGenerator, labels: int, perceptual: PerceptualDistance, config: InversionConfig
-    ) -> Self:
-        """A copy of the start for each of so many labels."""
-        return cls([copy.deepcopy(start) for _ in range(labels)], perceptual, config)
+    def begin(cls, beginning: Beginning, random: Sequence[torch.Generator]) -> Self:
+        """A copy of the generator that all begin as for each label; nothing in it is random."""
+        assert isinstance(beginning.config, InversionConfig)
+        copies = [copy.deepcopy(beginning.generator) for _ in random]
+        return cls(copies, beginning.perceptual, beginning.config)
 
     def forward(self, images_TNCHW: Tensor) -> Tensor:
         return torch.stack([draw(images) for draw, images in zip(self.generators, images_TNCHW, strict=True)])

@@ -1,12 +1,13 @@
 """The static family: the same patch or overlay on every image (Wang et al. 2019, "Neural Cleanse", eq. 2 and 3)."""
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worker.detection.families.base import Features, Triggers
+from worker.detection.families.base import Beginning, Features, Triggers
 
 MASK_START = -2.0  # sigmoid(-2): an overlay of an eighth, all over the image
 PATTERN_SPREAD, MASK_SPREAD = 0.5, 0.1
@@ -29,11 +30,11 @@ class Patches(Triggers):
         self.mask_T1HW, self.pattern_TCHW = nn.Parameter(mask_T1HW), nn.Parameter(pattern_TCHW)
 
     @classmethod
-    def random(cls, shape: torch.Size, generators: list[torch.Generator]) -> Self:
-        """A faint noise for each label, for images of shape CHW."""
-        channels, height, width = shape
-        masks = [torch.randn((1, height, width), generator=random) for random in generators]
-        patterns = [torch.randn((channels, height, width), generator=random) for random in generators]
+    def begin(cls, beginning: Beginning, random: Sequence[torch.Generator]) -> Self:
+        """A faint noise for each label."""
+        channels, height, width = beginning.shape
+        masks = [torch.randn((1, height, width), generator=of_label) for of_label in random]
+        patterns = [torch.randn((channels, height, width), generator=of_label) for of_label in random]
         return cls(MASK_START + MASK_SPREAD * torch.stack(masks), PATTERN_SPREAD * torch.stack(patterns))
 
     def forward(self, images_TNCHW: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """The warp family: every image is bent by the same smooth displacement of its pixels, as WaNet's trigger bends them
 (Nguyen and Tran 2021, sec. 3.2). Nothing is known of the field but that it is smooth."""
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worker.detection.families.base import Features, Triggers
+from worker.detection.families.base import Beginning, Features, Triggers
 
 KNOTS = 8  # of a side, at which the field is free; it is bicubic between them
 START_PIXELS = 0.05
@@ -35,10 +36,11 @@ class Warps(Triggers):
         self.register_buffer("pixel_2", pixel_2, persistent=False)
 
     @classmethod
-    def random(cls, shape: torch.Size, generators: list[torch.Generator]) -> Self:
-        """Hardly a field for each label, for images of shape CHW."""
-        knots = [torch.randn((2, KNOTS, KNOTS), generator=random) for random in generators]
-        return cls(START_PIXELS * torch.stack(knots), (shape[1], shape[2]))
+    def begin(cls, beginning: Beginning, random: Sequence[torch.Generator]) -> Self:
+        """Hardly a field for each label."""
+        _, height, width = beginning.shape
+        knots = [torch.randn((2, KNOTS, KNOTS), generator=of_label) for of_label in random]
+        return cls(START_PIXELS * torch.stack(knots), (height, width))
 
     def field_THW2(self) -> Tensor:
         """Displacements of every pixel, in pixels."""
