@@ -30,7 +30,7 @@ BUNDLE_SUFFIXES = (".npz", ".zip")
 RESULT = re.compile(
     r"(structure|preparation|decision|repair|report)\.json|report\.html|figures/label_\d+\.png"
     r"|(start|students)\.safetensors|repaired\.(pt|safetensors)"
-    r"|labels/\d{6}\.json|confirmations/\d{6}-[a-z]+\.json|triggers/\d{6}-[a-z]+\.safetensors|examples/\d{6}-[a-z]+\.npz"
+    r"|labels/\d{6}\.json|confirmations/\d{6}-[a-z]+\.json|triggers/\d{6}-[a-z]+\.safetensors|strips/\d{6}-[a-z]+\.png"
 )
 
 # What of the other jobs' results a task reads, as patterns of paths.
@@ -41,7 +41,7 @@ NEEDS: dict[JobKind, tuple[str, ...]] = {
     JobKind.CONFIRM: ("preparation.json", "start.safetensors", "labels/*"),
     JobKind.DECIDE: ("*.json",),
     JobKind.REPAIR: ("preparation.json", "decision.json", "start.safetensors", "triggers/*"),
-    JobKind.REPORT: ("*.json", "examples/*"),
+    JobKind.REPORT: ("*.json", "strips/*"),
 }
 
 

@@ -6,15 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from app.core.findings import Caveat, Decision, Preparation, Reason, RepairReport, RepairStatus
 from app.core.intake.archive import MODEL_BYTES
 from app.core.intake.examine import examine_model
 from app.core.intake.torchscript.rules import GateRefusal
 from app.core.jobs import JobDirectory, ScanJob, write_whole
 from app.core.report.document import pictured_labels, report_document
-from app.core.report.figures import png_bytes, trigger_strip
 from app.core.report.html import report_html
 from app.core.report.inspection import structure_document
 from app.core.versions import engine_version
@@ -61,7 +58,7 @@ def report(directory: JobDirectory, sandbox: Sandbox) -> None:
     inputs = {"model": job.model, "bundle": job.bundle}
     structure = directory.read_structure()
     document = report_document(structure, preparation, decision, repair, inputs, job.config, directory.read_timings())
-    strips = _draw_strips(directory, document)
+    strips = _hang_strips(directory, document)
     write_whole(directory.page, lambda path: path.write_text(report_html(document, strips), "utf-8"))
     directory.write_report(document)
 
@@ -75,13 +72,12 @@ def _why_no_repair(job: ScanJob, decision: Decision) -> RepairReport | None:
     return RepairReport(RepairStatus.NOT_NEEDED, "No label was flagged, so the weights were left as they are.")
 
 
-def _draw_strips(directory: JobDirectory, document: dict[str, Any]) -> dict[int, bytes]:
-    """Pictures of the triggers that the report shows."""
+def _hang_strips(directory: JobDirectory, document: dict[str, Any]) -> dict[int, bytes]:
+    """The pictures of the triggers that the report shows."""
     shutil.rmtree(directory.figures, ignore_errors=True)
     strips = {}
     for label, family in pictured_labels(document).items():
-        with np.load(directory.examples(label, family), allow_pickle=False) as arrays:
-            png = png_bytes(trigger_strip(arrays["clean"], arrays["generated"]))
+        png = directory.strip(label, family).read_bytes()
         write_whole(directory.figures / f"label_{label}.png", partial(Path.write_bytes, data=png))
         strips[label] = png
     return strips

@@ -3,7 +3,7 @@
     job.json                    the request: ScanJob
     model.pt, bundle.*          the inputs, copied here and never changed
     result/                     structure.json, preparation.json, start.safetensors, students.safetensors, labels/,
-                                triggers/, examples/, confirmations/, decision.json, repair.json, repaired.pt,
+                                triggers/, strips/, confirmations/, decision.json, repair.json, repaired.pt,
                                 repaired.safetensors, timings.json, report.json, report.html, figures/
 
 Every file appears whole or not at all: it is written beside its name and renamed. Standard library only.
@@ -93,8 +93,9 @@ class JobDirectory:
     def trigger(self, label: int, family: str) -> Path:
         return self.result / "triggers" / f"{label:06d}-{family}.safetensors"
 
-    def examples(self, label: int, family: str) -> Path:
-        return self.result / "examples" / f"{label:06d}-{family}.npz"
+    def strip(self, label: int, family: str) -> Path:
+        """The picture of a label's trigger (app/core/report/figures.py)."""
+        return self.result / "strips" / f"{label:06d}-{family}.png"
 
     def write_job(self, job: ScanJob) -> None:
         self._write(self.root / "job.json", job.to_json())

@@ -211,7 +211,7 @@ class SwiftSession:
         self.workshop.done.append(task)
 
     def _search(self, label: int) -> None:
-        for path in (self.directory.trigger(label, "dynamic"), self.directory.examples(label, "dynamic")):
+        for path in (self.directory.trigger(label, "dynamic"), self.directory.strip(label, "dynamic")):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(path.name.encode())
         self.directory.write_finding(factories.finding(label))

@@ -59,7 +59,7 @@ def test_a_task_finds_those_results_of_others_that_it_needs(desk: Desk, tmp_path
         "students.safetensors",
         *(f"triggers/{label:06d}-dynamic.safetensors" for label in range(3)),
     ]
-    names += ["labels/000000.json", "examples/000000-dynamic.npz", "decision.json"]
+    names += ["labels/000000.json", "strips/000000-dynamic.png", "decision.json"]
     leave(desk.directory, *names)
     others = [finished(JobKind.INVERT, desk.hand_in(LEASE, []))]
     expected = {
@@ -70,7 +70,7 @@ def test_a_task_finds_those_results_of_others_that_it_needs(desk: Desk, tmp_path
             "preparation.json", "decision.json", "start.safetensors", "triggers/000001-dynamic.safetensors"
         },
         Task(JobKind.REPORT): {
-            "preparation.json", "decision.json", "labels/000000.json", "examples/000000-dynamic.npz", "timings.json"
+            "preparation.json", "decision.json", "labels/000000.json", "strips/000000-dynamic.png", "timings.json"
         },
     }  # fmt: skip
     for task, needed in expected.items():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from app.core.findings import Caveat, Reason, RepairStatus, Verdict
 from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
 from app.core.presets import PRESETS
+from app.core.report.figures import GAP, IMAGES, ROWS
 from app.local_scan import run_tasks
 from benchmarks.victims.export import save_bundle
 from tests.evasive_nets import ComparesCorner, Counts
@@ -80,7 +82,7 @@ def test_a_result_directory_holds_what_was_promised(finished: tuple[JobDirectory
     }
     expected |= {f"labels/{label}.json" for label in labels}
     expected |= {f"triggers/{label}-dynamic.safetensors" for label in labels} | {
-        f"examples/{label}-dynamic.npz" for label in labels
+        f"strips/{label}-dynamic.png" for label in labels
     }
     there = {name for name in contents(directory) if not name.startswith("figures/")}
     assert there - {"repair.json", "repaired.pt", "repaired.safetensors"} == expected
@@ -91,8 +93,8 @@ def test_a_result_directory_holds_what_was_promised(finished: tuple[JobDirectory
     assert preparation.images_per_label == (4,) * 6 and preparation.perceptual == "packaged"
     assert [finding.label for finding in decision.labels] == list(range(6))
     assert {"prepare", "pretrain", "invert", "decide"} <= {n.removesuffix("_seconds") for n in directory.read_timings()}
-    with np.load(directory.examples(3, "dynamic")) as arrays:
-        assert arrays["clean"].shape == arrays["generated"].shape == (8, 16, 16, 1)
+    with Image.open(directory.strip(3, "dynamic")) as picture:
+        assert picture.size == (IMAGES * (96 + GAP) - GAP, len(ROWS) * (96 + GAP) - GAP)
     assert not list(directory.root.rglob("*.partial"))
 
 

@@ -9,6 +9,7 @@ import pytest
 from app.core.errors import Refusal
 from app.core.findings import FamilyFinding, InputSpec, LabelFinding, Preparation, Reason, RepairReport, RepairStatus
 from app.core.jobs import JobDirectory
+from app.core.report.figures import png_bytes, trigger_strip
 from app.core.versions import engine_version
 from tests.toys import place_job
 from worker.steps import decide, inspect, report
@@ -38,9 +39,9 @@ def searched(root: Path, norms: tuple[float, ...], repair: bool = True, **known:
     directory.write_preparation(replace(preparation, **known))  # type: ignore[arg-type]
     for label, norm in enumerate(norms):
         directory.write_finding(LabelFinding(label, str(label), (FamilyFinding("dynamic", norm, 0.95, 0.1, 200),)))
-        directory.examples(label, "dynamic").parent.mkdir(exist_ok=True)
-        images = np.full((2, 16, 16, 1), 0.5, np.float32)
-        np.savez(directory.examples(label, "dynamic"), clean=images, generated=images + norm)
+        directory.strip(label, "dynamic").parent.mkdir(exist_ok=True)
+        images = np.full((2, 16, 16, 1), 0.5)
+        directory.strip(label, "dynamic").write_bytes(png_bytes(trigger_strip(images, images + norm)))
     return directory
 
 
@@ -81,7 +82,7 @@ def test_a_report_that_is_made_again_keeps_no_picture_of_the_one_before(tmp_path
     for more in ((), GUILTY[1:]):
         for label, norm in enumerate(more, start=1):
             directory.write_finding(LabelFinding(label, str(label), (FamilyFinding("dynamic", norm, 0.95, 0.1, 200),)))
-            directory.examples(label, "dynamic").write_bytes(directory.examples(0, "dynamic").read_bytes())
+            directory.strip(label, "dynamic").write_bytes(directory.strip(0, "dynamic").read_bytes())
         decide(directory)
         report(directory, "none")
     assert {path.name for path in directory.figures.iterdir()} == {"label_2.png", "label_0.png"}

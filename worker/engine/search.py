@@ -8,11 +8,9 @@ partition in their last digits.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
@@ -20,15 +18,14 @@ from app.core.errors import Refusal
 from app.core.families import FAMILIES
 from app.core.findings import FamilyFinding, LabelFinding, finite
 from app.core.jobs import write_whole
+from app.core.report.figures import IMAGES, png_bytes, trigger_strip
 from worker.detection.inversion import Inversion
 from worker.detection.metrics import attack_success_rate, in_batches
 from worker.engine.workbench import Workbench
 
-EXAMPLES = 8  # images per label that are kept for the pictures of the report
-
 
 def invert(bench: Workbench, labels: Sequence[int]) -> None:
-    """Search a trigger for each label of a block, and leave its finding, its generator and some examples.
+    """Search a trigger for each label of a block, and leave its finding, the trigger and a picture of it.
 
     Out of time it searches no further, and leaves nothing of a label whose search was not begun.
     """
@@ -155,10 +152,10 @@ def _leave_trigger(bench: Workbench, family: str, inversion: Inversion) -> None:
     state = inversion.trigger.state_dict()
     write_whole(directory.trigger(label, family), lambda path: path.write_bytes(save(state)))
     others = bench.held_out.others(label)
-    picked = others[np.linspace(0, len(others) - 1, min(EXAMPLES, len(others))).astype(int).tolist()]
+    picked = others[np.linspace(0, len(others) - 1, min(IMAGES, len(others))).astype(int).tolist()]
     clean = bench.held_out.images_NCHW[picked]
-    pair_NHWC = [x.detach().permute(0, 2, 3, 1).cpu().numpy() for x in (clean, inversion.trigger.on(clean))]
-    write_whole(directory.examples(label, family), lambda path: _save_npz(path, *pair_NHWC))
+    strip = trigger_strip(*(x.permute(0, 2, 3, 1).cpu().numpy() for x in (clean, inversion.trigger.on(clean))))
+    write_whole(directory.strip(label, family), lambda path: path.write_bytes(png_bytes(strip)))
 
 
 def _record(bench: Workbench, label: int, families: Sequence[FamilyFinding]) -> None:
@@ -181,8 +178,3 @@ def _announce(bench: Workbench, finding: LabelFinding) -> None:
     found = finding.families[0] if finding.families else None
     norm, success = (found.norm, found.attack_success_rate) if found else (None, None)
     bench.emit("label", label=finding.label, norm=norm, attack_success_rate=success)
-
-
-def _save_npz(path: Path, clean: NDArray[np.float32], generated: NDArray[np.float32]) -> None:
-    with path.open("wb") as file:  # given a path, numpy would append .npz to it
-        np.savez_compressed(file, clean=clean, generated=generated)

@@ -20,18 +20,17 @@ from typing import IO
 from app.core.jobs import JobDirectory, write_whole
 from worker.sandbox.removal import remove_tree
 from worker.sandbox.results import (
-    JSON_BYTES,
-    TENSOR_BYTES,
     TENSORS,
     UntrustworthyError,
     check_file,
+    largest_bytes,
     record_of,
     rewritten,
 )
 
 MOST_FILES = 100_000
 DEEPEST = 8  # folders within each other
-FOLDERS = ("labels", "confirmations", "triggers", "examples")
+FOLDERS = ("labels", "confirmations", "triggers", "strips")
 Stamp = tuple[int, int, int]  # by which a changed file is known
 
 
@@ -66,7 +65,7 @@ class Cell:
 
     def collect(self) -> None:
         """Copy what the engine has left since the last time; raises UntrustworthyError."""
-        largest = max(TENSOR_BYTES, 2 * self.directory.model.stat().st_size)
+        model_bytes = self.directory.model.stat().st_size
         with _opened(self.result) as inside:
             for name in _names(inside):
                 record = record_of(name)
@@ -75,10 +74,11 @@ class Cell:
                 with _plain_file(inside, name) as (file, facts):
                     if self._same.get(name, (None, None))[0] == _stamp(facts):
                         continue
-                    if facts.st_size > (largest if record is None else JSON_BYTES):
+                    largest = largest_bytes(name, model_bytes)
+                    if facts.st_size > largest:
                         raise UntrustworthyError(f"{name} is {facts.st_size:,} bytes large")
                     path = self.directory.result / name
-                    content = None if record is None else rewritten(name, record, file.read(JSON_BYTES))
+                    content = None if record is None else rewritten(name, record, file.read(largest))
                     write_whole(path, partial(_write, name=name, content=content, file=file, largest=largest))
                     self._same[name] = _stamp(facts), _stamp(path.stat())
 

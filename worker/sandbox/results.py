@@ -1,27 +1,25 @@
 """What an engine may leave, by name, and when it is believed: read as a stranger's words, and written afresh.
 
-A record (JSON) has the shape of its dataclass and finite numbers; what is kept is what was understood of it. Of the
-other files this process opens two kinds itself, or hands them on to people: examples, which are small arrays, and
+A record (JSON) has the shape of its dataclass and finite numbers; what is kept is what was understood of it. Two other
+kinds of files are handed on to people: pictures of triggers, of which the outline is read and nothing is decoded, and
 repaired weights, which have to pass the gate like any model. Tensors are read by other engines, behind their fences.
 """
 
 import json
-import math
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.errors import Refusal
 from app.core.findings import Confirmation, LabelFinding, Preparation, RepairReport
 from app.core.intake.examine import examine_model
+from app.core.report.figures import check_png
 
 JSON_BYTES = 2**20
 TENSOR_BYTES = 2**30  # of a file; repaired weights may be larger where the model is
-EXAMPLE_BYTES = 2**28  # of one array
+STRIP_BYTES = 2**23
 RECORDS: dict[str, Any] = {
     r"preparation\.json": TypeAdapter(Preparation),
     r"repair\.json": TypeAdapter(RepairReport),
@@ -30,7 +28,7 @@ RECORDS: dict[str, Any] = {
     r"confirmations/\d{6}-[a-z]+\.json": TypeAdapter(Confirmation),
 }
 TENSORS = re.compile(
-    r"(start|students|repaired)\.safetensors|repaired\.pt|triggers/\d{6}-[a-z]+\.safetensors|examples/\d{6}-[a-z]+\.npz"
+    r"(start|students|repaired)\.safetensors|repaired\.pt|triggers/\d{6}-[a-z]+\.safetensors|strips/\d{6}-[a-z]+\.png"
 )
 
 
@@ -66,22 +64,15 @@ def check_file(name: str, copy: Path) -> None:
             examine_model(copy, copy.stat().st_size)
         except Refusal as refusal:
             raise UntrustworthyError(f"{name} does not pass the gate: {refusal}") from refusal
-    elif name.startswith("examples/"):
+    elif name.startswith("strips/"):
         try:
-            with zipfile.ZipFile(copy) as archive:
-                shapes = [_shape(archive, array) for array in ("clean.npy", "generated.npy")]
-        except Exception as error:  # zipfile and NumPy raise a wide family of errors
-            raise UntrustworthyError(f"{name} holds no examples: {error!r}") from error
-        if shapes[0] != shapes[1]:
-            raise UntrustworthyError(f"{name} holds examples of different shapes")
+            check_png(copy.read_bytes())
+        except ValueError as error:
+            raise UntrustworthyError(f"{name} is no picture of a trigger: {error}") from error
 
 
-def _shape(archive: zipfile.ZipFile, array: str) -> tuple[int, ...]:
-    """The shape that an array of images claims: it is what NumPy will make room for."""
-    with archive.open(array) as member:
-        assert np.lib.format.read_magic(member) == (1, 0)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-    images = len(shape) == 4 and min(shape) > 0 and shape[3] in (1, 3) and dtype == np.float32
-    if not images or math.prod(shape) * dtype.itemsize > EXAMPLE_BYTES:
-        raise ValueError(f"{shape} of {dtype}")
-    return tuple(shape)
+def largest_bytes(name: str, model_bytes: int) -> int:
+    """How large a file of this name may be, made from a model of that size."""
+    if record_of(name) is not None:
+        return JSON_BYTES
+    return STRIP_BYTES if name.startswith("strips/") else max(TENSOR_BYTES, 2 * model_bytes)

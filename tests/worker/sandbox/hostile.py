@@ -103,7 +103,7 @@ RAMPANT = {
         'leave(\'labels/000000.json\', \'{"label": 0, "name": "0", "families": [{"family": "static", '
         '"norm": NaN, "attack_success_rate": 1, "loss": 0, "steps": 1}]}\'); say(event=\'done\')'
     ),
-    "forges examples that are none": "leave('examples/000000-static.npz', 'x' * 1000); say(event='done')",
+    "forges a picture that is none": "leave('strips/000000-static.png', 'x' * 1000); say(event='done')",
     "forges repaired weights": "leave('repaired.pt', 'cos\\nsystem\\n(S\"id\"\\ntR.'); say(event='done')",
     "ends at once": "os._exit(0)",
     "ends as if it had done well": "say(event='refused', problem={}); os._exit(0)",

@@ -1,9 +1,9 @@
 """What an engine leaves is taken with care: by name, without following links, within a size, in the right shape."""
 
-import io
 import json
 import os
-import zipfile
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from app.core.jobs import JobDirectory
+from app.core.report.figures import SIGNATURE, png_bytes, trigger_strip
 from tests import factories
 from worker.sandbox.cell import Cell
 from worker.sandbox.results import JSON_BYTES, UntrustworthyError
@@ -141,23 +142,34 @@ def preparation_of(**changes: object) -> Callable[[Cell, Path], None]:
     return leave
 
 
-def examples_of(**members: bytes) -> Callable[[Cell, Path], None]:
-    """An .npz of these members."""
+def picture(png: bytes) -> Callable[[Cell, Path], None]:
+    """A picture of a trigger, with this in its file."""
 
     def leave(cell: Cell, secret: Path) -> None:
-        (cell.result / "examples").mkdir()
-        with zipfile.ZipFile(cell.result / "examples" / "000001-static.npz", "w") as archive:
-            for name, content in members.items():
-                archive.writestr(f"{name}.npy", content)
+        path = there(cell).strip(1, "static")
+        path.parent.mkdir()
+        path.write_bytes(png)
 
     return leave
 
 
-def array(*shape: int, dtype: str = "<f4") -> bytes:
-    """An array that claims a shape, and holds little of it."""
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return head.getvalue() + bytes(64)
+def part(kind: bytes, content: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def parts_of(png: bytes) -> list[bytes]:
+    parts, place = [], len(SIGNATURE)
+    while place < len(png):
+        end = place + 12 + struct.unpack_from(">I", png, place)[0]
+        parts.append(png[place:end])
+        place = end
+    return parts
+
+
+STRIP = png_bytes(trigger_strip(np.zeros((1, 8, 8, 1)), np.ones((1, 8, 8, 1))))
+HEADER, TEXT, PIXELS, END = parts_of(STRIP)
+IMMENSE = part(b"IHDR", struct.pack(">II", 2**20, 2**20) + HEADER[16:21])
 
 
 def pickle_for_weights(cell: Cell, secret: Path) -> None:
@@ -185,15 +197,13 @@ HOSTILE = {
     "a million labels": preparation_of(num_labels=10**6),
     "fewer labels than none": preparation_of(num_labels=-1),
     "weights that are a pickle": pickle_for_weights,
-    "examples that are no archive": lambda cell, secret: (
-        there(cell).examples(1, "static").parent.mkdir()
-        or there(cell).examples(1, "static").write_bytes(b"PK\3\4" + bytes(99))
-    ),
-    "examples of a terabyte": examples_of(clean=array(2**14, 2**12, 2**12, 1), generated=array(2**14, 2**12, 2**12, 1)),
-    "examples of negative size": examples_of(clean=array(-1, 8, 8, 1), generated=array(-1, 8, 8, 1)),
-    "examples that are objects": examples_of(clean=array(1, 4, 4, 1, dtype="|O"), generated=array(1, 4, 4, 1)),
-    "examples of two shapes": examples_of(clean=array(1, 4, 4, 1), generated=array(2, 4, 4, 1)),
-    "one example of two": examples_of(clean=array(1, 4, 4, 1)),
+    "a picture that is none": picture(b"PK\3\4" + bytes(99)),
+    "a picture of a terabyte": picture(SIGNATURE + IMMENSE + TEXT + PIXELS + END),
+    "a picture with half a header": picture(SIGNATURE + part(b"IHDR", bytes(4)) + TEXT + PIXELS + END),
+    "a picture that carries something": picture(SIGNATURE + HEADER + TEXT + part(b"prVt", b"more") + PIXELS + END),
+    "a picture with a damaged part": picture(SIGNATURE + HEADER + TEXT + PIXELS[:-4] + bytes(4) + END),
+    "half a picture": picture(SIGNATURE + HEADER + TEXT + PIXELS),
+    "a picture that says no amplification": picture(SIGNATURE + HEADER + part(b"tEXt", b"a\0b") + PIXELS + END),
     "an object for a name": record_of(lambda finding: finding.update(name={"a": 1})),
 }
 
