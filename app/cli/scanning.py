@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -14,14 +14,23 @@ from app.cli.following import scan_there, show_document
 from app.cli.options import check_options, declared_input, engine_options, key_option, said
 from app.client import Client
 from app.core.intake.declaration import read_class_file
-from app.core.jobs import ScanJob
 from app.core.presets import DEFAULT_PRESET, preset_config
 from app.installed import demand_engine
 from app.local_scan import DOUBTFUL, OUT_OF_TIME, READY, LocalResult, job_for, run_check, run_scan
 from worker.launch import run_weights
-from worker.sandbox.fence import Sandbox, Wanted, choose
+from worker.sandbox.fence import Wanted, choose
 
-LOCAL_ONLY = ("device", "threads", "sandbox", "perceptual", "time_limit")  # of a service, its operator decides these
+if TYPE_CHECKING:  # cryptography is only needed where something is signed
+    from securesystemslib.signer import CryptoSigner
+
+LOCAL_ONLY = (
+    "device",
+    "threads",
+    "sandbox",
+    "perceptual",
+    "time_limit",
+    "signing_key",
+)  # of a service, its operator decides these
 
 
 @click.command()
@@ -106,10 +115,11 @@ COMMANDS = (scan, check, repair, weights)
 def _run_here(
     as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str, max_accuracy_drop: float, seed: int,
     device: str, threads: int, time_limit: float | None, sandbox: Wanted, perceptual: Path | None, repair: bool,
-    repair_label: int | None, output: str | None, classes: Path | None, **declared: Any,
+    repair_label: int | None, output: str | None, classes: Path | None, signing_key: Path | None, **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """Run a job on this machine, show it, and leave with its exit code."""
     demand_engine()
+    signer = _signer(signing_key)
     out = out or _usual_place(model)
     job = job_for(
         model,
@@ -125,7 +135,8 @@ def _run_here(
         classes=read_class_file(classes) if classes else None,
     )
     try:
-        result = _watch(job, model, bundle, out, time_limit, choose(sandbox))
+        with terminal.progress_display(job.model["name"]) as on_event:
+            result = run_scan(job, model, bundle, out, on_event, time_limit, choose(sandbox), signer=signer)
     except KeyboardInterrupt:
         terminal.say(f"Cancelled. The same command goes on where it stopped ({out}).")
         sys.exit(OUT_OF_TIME)
@@ -133,11 +144,13 @@ def _run_here(
     sys.exit(result.exit_code)
 
 
-def _watch(
-    job: ScanJob, model: Path, bundle: Path, out: Path, time_limit: float | None, sandbox: Sandbox
-) -> LocalResult:
-    with terminal.progress_display(job.model["name"]) as on_event:
-        return run_scan(job, model, bundle, out, on_event, time_limit, sandbox)
+def _signer(path: Path | None) -> "CryptoSigner | None":
+    """The key that signs; one that cannot be used is refused before anything is computed."""
+    if path is None:
+        return None
+    from app.core.statement import read_signer
+
+    return read_signer(path)
 
 
 def _show(result: LocalResult, out: Path, as_json: bool) -> None:
@@ -154,7 +167,8 @@ def _show(result: LocalResult, out: Path, as_json: bool) -> None:
 def _run_there(
     client: Client, as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str,
     max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, time_limit: float | None,
-    sandbox: Wanted, perceptual: Path | None, output: str | None, classes: Path | None, **declared: Any,
+    sandbox: Wanted, perceptual: Path | None, output: str | None, classes: Path | None, signing_key: Path | None,
+    **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """The same by a service: what is refused here is refused before anything is sent."""
     config, given = preset_config(preset, seed, max_accuracy_drop), declared_input(**declared)

@@ -4,7 +4,8 @@
     model.pt, bundle.*          the inputs, copied here and never changed
     result/                     structure.json, preparation.json, start.safetensors, students.safetensors, labels/,
                                 triggers/, strips/, confirmations/, decision.json, repair.json, repaired.pt,
-                                repaired.safetensors, timings.json, report.json, report.html, figures/
+                                repaired.safetensors, repaired.intoto.jsonl, timings.json, report.json, report.html,
+                                figures/
 
 Every file appears whole or not at all: it is written beside its name and renamed. Standard library only.
 """
@@ -41,6 +42,9 @@ from app.core.findings import (
 from app.core.intake.declaration import DeclaredInput
 from app.core.intake.notes import Note
 
+WEIGHTS = ("repaired.pt", "repaired.safetensors")
+STATEMENT = "repaired.intoto.jsonl"  # about both, see app/core/statement.py
+
 
 @dataclass(frozen=True)
 class ScanJob:
@@ -75,8 +79,8 @@ class JobDirectory:
         self.root = root
         self.result = root / "result"
         self.model = root / "model.pt"
-        self.repaired = self.result / "repaired.pt"
-        self.repaired_state = self.result / "repaired.safetensors"
+        self.repaired, self.repaired_state = (self.result / name for name in WEIGHTS)
+        self.statement = self.result / STATEMENT
         self.start = self.result / "start.safetensors"
         self.students = self.result / "students.safetensors"
         self.report = self.result / "report.json"

@@ -22,6 +22,7 @@ from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
 from app.core.presets import PRESETS
 from app.core.report.figures import GAP, IMAGES, ROWS
+from app.core.verification import Outcome, verify
 from app.local_scan import run_tasks
 from benchmarks.victims.export import save_bundle
 from tests.evasive_nets import ComparesCorner, Counts
@@ -56,6 +57,7 @@ def contents(directory: JobDirectory) -> dict[str, Any]:
         ".png": lambda path: path.read_bytes(),
         ".npz": lambda path: {name: array.tobytes() for name, array in np.load(path).items()},
         ".safetensors": lambda path: path.read_bytes(),
+        ".jsonl": lambda path: path.read_bytes(),
         ".pt": lambda path: [p.tolist() for p in torch.jit.load(str(path)).state_dict().values()],
     }
     files = (path for path in sorted(directory.result.rglob("*")) if path.is_file() and path.name != "timings.json")
@@ -85,7 +87,7 @@ def test_a_result_directory_holds_what_was_promised(finished: tuple[JobDirectory
         f"strips/{label}-dynamic.png" for label in labels
     }
     there = {name for name in contents(directory) if not name.startswith("figures/")}
-    assert there - {"repair.json", "repaired.pt", "repaired.safetensors"} == expected
+    assert there - {"repair.json", "repaired.pt", "repaired.safetensors", "repaired.intoto.jsonl"} == expected
     preparation, decision = directory.read_preparation(), directory.read_decision()
     assert preparation is not None and decision is not None
     assert (directory.read_repair() is not None) == bool(decision.flagged_labels)
@@ -244,6 +246,8 @@ def test_the_planted_label_is_found_repaired_and_packaged(tmp_path: Path) -> Non
     assert packaged.keys() == state.keys() and all(torch.equal(packaged[name], state[name]) for name in state)
     report = directory.read_report()
     assert report is not None and report["repair"]["files"] == repair.files
+    assert set(repair.files) == {"repaired.pt", "repaired.safetensors", "repaired.intoto.jsonl"}
+    assert verify(directory.repaired, None).outcome is Outcome.SIGNER_UNKNOWN, "they are stated, and nobody signed"
 
     done = repair_again(directory)
     assert "epoch" not in {event["event"] for event in done}, "it is done"

@@ -17,7 +17,7 @@ from app.core.config import MatchingConfig, RepairConfig
 from app.core.findings import Confirmation, RepairReport, RepairStatus, finite
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
-from app.core.jobs import write_whole
+from app.core.jobs import WEIGHTS, write_whole
 from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
@@ -66,7 +66,9 @@ def repair(bench: Workbench, labels: Sequence[int]) -> None:
 def _is_done(bench: Workbench) -> bool:
     """Whether there is a report, and the weights that it speaks of still lie beside it."""
     known = bench.directory.read_repair()
-    return known is not None and all((bench.directory.result / name).exists() for name in known.files)
+    return known is not None and all(
+        (bench.directory.result / name).exists() for name in WEIGHTS if name in known.files
+    )
 
 
 def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
