@@ -154,8 +154,10 @@ class ScanSession:
                 case JobKind.REPORT:
                     steps.report(self.directory, self._sandbox)
                 case JobKind.REPAIR:
-                    self._hand_to_engine(task)
-                    steps.state(self.directory, self._signer)
+                    try:
+                        self._hand_to_engine(task)
+                    finally:  # an engine that was ended may have been done with it
+                        steps.state(self.directory, self._signer)
                 case _:
                     self._hand_to_engine(task)
 

@@ -15,6 +15,7 @@ from app.core.intake.archive import MODEL_BYTES
 from app.core.intake.examine import examine_model
 from app.core.intake.torchscript.rules import GateRefusal
 from app.core.jobs import STATEMENT, JobDirectory, ScanJob, write_whole
+from app.core.report.card import not_shown
 from app.core.report.document import pictured_labels, report_document
 from app.core.report.html import report_html
 from app.core.report.inspection import structure_document
@@ -71,18 +72,26 @@ def report(directory: JobDirectory, sandbox: Sandbox) -> None:
 
 
 def state(directory: JobDirectory, signer: "CryptoSigner | None") -> None:
-    """Put the statement beside the weights that a repair hands out, if any.
+    """Complete the card of a repair, and put the statement beside the weights that it hands out, if any.
 
     Their digests are taken of what was copied out of the engine's folder: what the engine says of them is dropped.
     """
     if (repair := directory.read_repair()) is None:
         return
-    weights = [path for path in (directory.repaired, directory.repaired_state) if path.exists()]
+    job = directory.read_job()
+    repair = replace(
+        repair,
+        suspect_sha256=job.model["sha256"],
+        data_sha256=job.bundle["sha256"],
+        seed=job.config.seed,
+        not_shown=not_shown(repair),
+    )
+    weights = (path for path in (directory.repaired, directory.repaired_state) if path.exists())
     files = {path.name: _sha256(path) for path in weights} if repair.status.hands_out_weights else {}
+    directory.statement.unlink(missing_ok=True)
     if files:
         from app.core.statement import stated  # the libraries that sign take half a second to import
 
-        job = directory.read_job()
         inputs, config = {"model": job.model, "bundle": job.bundle}, job.config
         line = stated(repair, files, inputs, config.preset, config.seed, engine_version(), signer)
         write_whole(directory.statement, lambda path: path.write_bytes(line))

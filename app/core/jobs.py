@@ -22,6 +22,7 @@ from typing import Any
 from app.core.config import ScanConfig
 from app.core.findings import (
     Caveat,
+    ClassAccuracy,
     Confirmation,
     ConventionFit,
     Decision,
@@ -36,6 +37,8 @@ from app.core.findings import (
     RepairReport,
     RepairStatus,
     Takes,
+    TensorChange,
+    UnlearnedTrigger,
     Verdict,
     finite,
 )
@@ -176,6 +179,9 @@ class JobDirectory:
         if (document := self._read_result("repair.json")) is None:
             return None
         document["status"] = RepairStatus(document["status"])
+        document["classes"] = tuple(ClassAccuracy(**found) for found in document["classes"])
+        document["triggers"] = tuple(UnlearnedTrigger(**found) for found in document["triggers"])
+        document["largest_changes"] = tuple(TensorChange(**found) for found in document["largest_changes"])
         return RepairReport(**_tuples(document))
 
     @contextmanager

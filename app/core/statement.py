@@ -24,6 +24,8 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:triggerlens:repair:1"
 
+SAID_APART = ("labels", "files", "suspect_sha256", "data_sha256", "seed")  # of the card
+
 MAKE_A_KEY = "Make one: openssl genpkey -algorithm ed25519 -out signing.pem"
 TAKE_THE_PUBLIC = "Take the public half of it: openssl pkey -in signing.pem -pubout -out signing.pub.pem"
 
@@ -33,7 +35,7 @@ def stated(
     engine: str, signer: CryptoSigner | None,
 ) -> bytes:  # fmt: skip
     """The line of a statement: about weights by name and SHA-256, made from the inputs `model` and `bundle`."""
-    figures = {name: value for name, value in asdict(repair).items() if name not in ("files", "labels")}
+    figures = {name: value for name, value in asdict(repair).items() if name not in SAID_APART}
     statement = {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in sorted(weights.items())],

@@ -266,6 +266,7 @@ def test_a_repair_that_runs_out_of_time_goes_on_where_it_stopped(place: Path) ->
     assert early.returncode == 5 and "Out of time" in early.stderr, early.stderr
     done = triggerlens(*asked, cwd=place, search=QUICK)
     assert done.returncode in (0, 3) and "Repair:" in done.stderr, done.stderr
+    assert "What this does not show" in done.stderr and "Changed:" in done.stderr
     assert not (place / "hurried" / ".job").exists()
 
 

@@ -240,6 +240,13 @@ def test_the_planted_label_is_found_repaired_and_packaged(tmp_path: Path) -> Non
     assert repair is not None and repair.status is RepairStatus.REPAIRED and repair.labels == (2,)
     assert (repair.attack_success_rate_before or 0) > 0.9 and (repair.attack_success_rate_after or 0) < 0.1
     assert repair.clean_accuracy_after == 1.0 and repair.judged_images == 5, "every fifth image of each label"
+    (trigger,) = repair.triggers
+    accused = decision.labels[2].families[0]
+    assert (trigger.label, trigger.family, trigger.norm) == (2, "dynamic", accused.norm)
+    assert trigger.attack_success_rate_before == repair.attack_success_rate_before and trigger.norm_afresh is None
+    assert [found.label for found in repair.classes] == list(range(5)) and repair.suspect_sha256 is not None
+    assert 0 < (repair.tensors_changed or 0) <= (repair.tensors or 0) == len(net.state_dict())
+    assert repair.largest_changes and repair.not_shown
     assert [event["done"] for event in events if event["event"] == "epoch"] == list(range(1, 11))
     packaged = torch.jit.load(str(directory.repaired)).state_dict()
     state = load_file(directory.repaired_state)
@@ -364,6 +371,10 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
     assert "confirm" in {event["stage"] for event in events if event["event"] == "stage"}
     repair = directory.read_repair()
     assert repair is not None and repair.status is RepairStatus.REPAIRED
+    assert [found.family for found in repair.triggers] == accusing
+    afresh = [found.p_value_afresh for found in repair.triggers]
+    assert repair.reinversion_p_value == min(p_value for p_value in afresh if p_value is not None)
+    assert all((found.norm_afresh or 0) > (found.norm or 0) for found in repair.triggers), "it is harder to reach now"
     steps = [event for event in events if event["event"] == "step" and event["labels"] == [0, 1, 2]]
     assert [event["done"] for event in steps] == list(range(1, 60 * 5 + 1)) and {event["of"] for event in steps} == {
         300

@@ -106,6 +106,11 @@ def test_what_is_stated_of_weights_are_the_bytes_that_lie_there_whatever_their_e
         job.model["sha256"],
         job.bundle["sha256"],
     )
+    assert (repair.suspect_sha256, repair.data_sha256, repair.seed) == (
+        job.model["sha256"],
+        job.bundle["sha256"],
+        job.config.seed,
+    )
     first = directory.statement.read_bytes()
     state(directory, None)
     assert not verify(directory.statement, None).is_signed and directory.statement.read_bytes() != first
@@ -120,7 +125,8 @@ def test_where_no_weights_are_handed_out_nothing_is_stated(tmp_path: Path, repai
         directory.write_repair(repair)
     state(directory, None)
     assert not directory.statement.exists()
-    assert repair is None or directory.read_repair() == replace(repair, files={})
+    known = directory.read_repair()
+    assert (known is None) == (repair is None) and (known is None or known.files == {})
 
 
 @pytest.mark.parametrize(
