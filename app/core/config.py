@@ -74,7 +74,7 @@ class ScanConfig:
     anomaly_threshold: float = 2.0  # Wang et al. 2019, sec. IV; the paper, sec. 3.4
     false_alarm_rate: float | None = None  # of the step-out test over all families; None: the threshold accuses
     students: int = 0  # reference students, which tell how easy each label is by nature
-    confirms: bool = False  # a label is accused only if it stands out again in a search from a fresh seed
+    confirms: bool = False  # a label is accused only if it stands out again, from a fresh seed and on other images
     separate_roles: bool = False  # triggers are judged on other images than they were searched on
     inversion: InversionConfig = field(default_factory=InversionConfig)
     static: SearchConfig | None = None
@@ -90,6 +90,11 @@ class ScanConfig:
             "warp": self.warp,
         }
         return {family: search for family, search in families.items() if search is not None}
+
+    @property
+    def last_round(self) -> int:
+        """Searches are done in rounds, from 0 to this one: the first of all labels, another of those in doubt."""
+        return int(self.confirms)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

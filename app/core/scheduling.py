@@ -10,7 +10,7 @@ from app.core.errors import Problem
 from app.core.findings import Decision, Preparation
 from app.core.jobs import ScanJob
 from app.core.lifecycle import JOB_MOVES, MOST_LOSSES, OPEN_JOBS, OPEN_SCANS, JobState, ScanStatus
-from app.core.plan import FIRST, JobKind, Task, next_tasks
+from app.core.plan import FIRST, next_tasks
 from app.core.repository import jobs, scans
 from app.core.tables import Job, Scan, now
 
@@ -52,7 +52,10 @@ def done(
     preparation: Preparation | None,
     decision: Decision | None,
 ) -> list[str]:
-    """A job held under a lease has ended well: make what follows ready. Returns the queues to ring."""
+    """A job held under a lease has ended well: make what follows ready. Returns the queues to ring.
+
+    `decision` is that of the job's round. A job that is there, whatever became of it, is not made again.
+    """
     scan = scans.lock(session, job.scan_id)
     assert scan is not None
     _end(job, JobState.DONE)
@@ -62,10 +65,9 @@ def done(
     if scan.cancel_requested:
         _end_if_idle(session, scan)
         return []
-    if job.kind == JobKind.INVERT and jobs.of_scan(session, scan.id, *OPEN_JOBS):
+    if jobs.of_scan(session, scan.id, *OPEN_JOBS):
         return []
-    task = Task(JobKind(job.kind), tuple(job.labels))
-    following = next_tasks(task, request, preparation, decision)
+    following = next_tasks(jobs.task_of(job), request, preparation, decision)
     added = [task for task in following if jobs.add(session, scan, task, compute_queue)]
     return [job.queue for job in jobs.of_scan(session, scan.id, JobState.READY)] if added else []
 
