@@ -112,17 +112,21 @@ def cancel(session: Session, scan: Scan) -> None:
 def go_on(session: Session, scan: Scan) -> None:
     """Nothing of a locked, open scan is left to do, and it has not ended: what follows its last job was missed.
 
-    That job is made ready again; it finds its results, or costs one block. Without one the scan cannot go on.
+    That job is made ready again; it finds its results, or costs one block. It counts as a loss, so what cannot go on
+    comes to an end, as does a scan of which no job is done.
     """
     if jobs.of_scan(session, scan.id, *OPEN_JOBS):
         return  # somebody was quicker
     if scan.cancel_requested:
         _end_if_idle(session, scan)
-    elif done := jobs.of_scan(session, scan.id, JobState.DONE):
-        _make_ready(done[-1])
-        session.flush()
-    else:
+        return
+    last = next(reversed(jobs.of_scan(session, scan.id, JobState.DONE)), None)
+    if last is None or last.losses + 1 >= MOST_LOSSES:
         scans.move(session, scan, ScanStatus.FAILED, problem=NOTHING_LEFT.to_json())
+        return
+    last.losses += 1
+    _make_ready(last)
+    session.flush()
 
 
 def _end_if_idle(session: Session, scan: Scan) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from app.core import scheduling
@@ -11,7 +12,7 @@ from app.core.config import InversionConfig, ScanConfig
 from app.core.database import Database
 from app.core.findings import Decision
 from app.core.jobs import ScanJob
-from app.core.lifecycle import MOST_LOSSES, JobState, ScanStatus
+from app.core.lifecycle import MOST_LOSSES, OPEN_SCANS, JobState, ScanStatus
 from app.core.plan import JobKind, Task
 from app.core.repository import jobs, scans
 from app.core.repository.jobs import Lease
@@ -113,6 +114,26 @@ def claimed_job(database: Database) -> Job | None:
         job = jobs.claim(session, ["cpu", "gpu"], "worker", 60)
         assert job is None or scheduling.claimed(session, job)
         return job
+
+
+def test_a_scan_of_which_nothing_follows_comes_to_an_end(database: Database) -> None:
+    """Its last job is done again, in case that what follows was missed; but not for ever."""
+    with database.writing() as session:
+        scan = factories.begun(session)
+    for _ in range(MOST_LOSSES):
+        assert status_of(database, scan) in OPEN_SCANS
+        with database.writing() as session:
+            job = factories.taken(session, scan)
+            end(session, job)
+            session.execute(delete(Job).where(Job.id != job.id))
+        with database.writing() as session:
+            locked = scans.lock(session, scan.id)
+            assert locked is not None
+            scheduling.go_on(session, locked)
+    with database.reading() as session:
+        found = scans.find(session, DEFAULT_TENANT, scan.id)
+        assert found is not None and found.status == ScanStatus.FAILED
+        assert found.problem == scheduling.NOTHING_LEFT.to_json()
 
 
 def test_a_scan_runs_from_its_first_claim_and_shows_the_stage_of_the_newest(database: Database) -> None:
