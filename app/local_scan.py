@@ -129,10 +129,10 @@ def run_tasks(session: ScanSession, job: ScanJob) -> None:
         task = tasks.popleft()
         with suppress(EngineOverdueError):
             session.run(task)
-        preparation, decision = session.directory.read_preparation(), session.directory.read_decision()
+        preparation, decision = session.directory.read_preparation(), session.directory.read_decision(task.round)
         if preparation is None and task.kind is JobKind.PREPARE:
             return  # out of time before anything is known
-        if not (task.kind is JobKind.INVERT and tasks):  # else other blocks are open
+        if not tasks:  # else other blocks are open
             tasks.extend(next_tasks(task, job, preparation, decision))
 
 

@@ -50,7 +50,7 @@ class Recorder:
 
     def done(self, lease: Lease, desk: Desk, task: Task, outputs: Outputs) -> list[str]:
         """A job has ended well: its results, and what follows from them. Raises LostLeaseError."""
-        preparation, decision = desk.directory.read_preparation(), desk.directory.read_decision()
+        preparation, decision = desk.directory.read_preparation(), desk.directory.read_decision(task.round)
         report = desk.directory.read_report() if task.kind is JobKind.REPORT else None
         with self.service.database.writing() as session:
             job, scan = _held(session, lease)

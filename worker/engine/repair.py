@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from app.core.config import MatchingConfig, RepairConfig
-from app.core.findings import Confirmation, RepairReport, RepairStatus, finite
+from app.core.findings import Confirmation, Decision, RepairReport, RepairStatus, finite
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
 from app.core.jobs import write_whole
@@ -53,14 +53,15 @@ class Judgement:
 Found = Mapping[int, Mapping[str, Triggers]]  # the triggers to unlearn, by label and family
 
 
-def repair(bench: Workbench, labels: Sequence[int]) -> None:
-    """Repair the classifier against the triggers of these labels; writes repair.json and, if accepted, the weights.
+def repair(bench: Workbench, labels: Sequence[int], round: int = 0) -> None:
+    """Repair the classifier against the triggers of these labels, which a round's decision accuses, if one was made;
+    writes repair.json and, if accepted, the weights.
 
     Out of time it does nothing.
     """
     if not _is_done(bench) and not bench.out_of_time():
         with bench.timed("repair"):
-            bench.directory.write_repair(_repair(bench, labels))
+            bench.directory.write_repair(_repair(bench, labels, bench.directory.read_decision(round)))
 
 
 def _is_done(bench: Workbench) -> bool:
@@ -69,12 +70,12 @@ def _is_done(bench: Workbench) -> bool:
     return known is not None and all((bench.directory.result / name).exists() for name in known.files)
 
 
-def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
+def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) -> RepairReport:
     if not any(True for _ in bench.suspect.module.parameters()):
         return RepairReport(RepairStatus.REFUSED, NOTHING_TO_TRAIN, tuple(labels))
     if not isinstance(bench.suspect.module, RebuiltModule):
         return RepairReport(RepairStatus.REFUSED, NOT_REBUILT, tuple(labels))
-    triggers = {label: _triggers(bench, label) for label in labels}
+    triggers = {label: _triggers(bench, label, decision) for label in labels}
     if not all(triggers.values()):
         return RepairReport(RepairStatus.REFUSED, NO_TRIGGER, tuple(labels))
     if len(bench.roles.accept) == len(bench.labels_N):
@@ -83,7 +84,7 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
     if config.matching is None:
         attempt = _relabelled(bench, _all(triggers))
     else:
-        attempt = _matched(bench, triggers, config.matching, before)
+        attempt = _matched(bench, triggers, decision, config.matching, before)
     try:
         files = _package(bench, attempt.module)
     except UnwritableError as error:
@@ -181,10 +182,12 @@ def _relabelled(bench: Workbench, triggers: Sequence[Triggers]) -> Attempt:
     return Attempt(repaired, config.learning_rate)
 
 
-def _matched(bench: Workbench, triggers: Found, matching: MatchingConfig, before: Judgement) -> Attempt:
+def _matched(
+    bench: Workbench, triggers: Found, decision: Decision | None, matching: MatchingConfig, before: Judgement
+) -> Attempt:
     """By matching scores, at the highest learning rate that the accept images allow; else at the lowest."""
     for learning_rate in matching.learning_rates:
-        attempt = _match_in_rounds(bench, triggers, matching, learning_rate)
+        attempt = _match_in_rounds(bench, triggers, decision, matching, learning_rate)
         after = _judge(bench, bench.classifier_of(attempt.module), triggers)
         if not _is_too_costly(before, after, bench.job.config.repair):
             break
@@ -197,7 +200,9 @@ def _is_too_costly(before: Judgement, after: Judgement, config: RepairConfig) ->
     return lost > config.max_accuracy_drop * len(before.right_N) + 1e-9
 
 
-def _match_in_rounds(bench: Workbench, triggers: Found, matching: MatchingConfig, learning_rate: float) -> Attempt:
+def _match_in_rounds(
+    bench: Workbench, triggers: Found, decision: Decision | None, matching: MatchingConfig, learning_rate: float
+) -> Attempt:
     """Unlearn, search the labels afresh, unlearn what was found as well: until the labels are unremarkable.
 
     The first trigger found is only as large as it has to be, so the planted one can outlive it. A search that asks for
@@ -212,7 +217,7 @@ def _match_in_rounds(bench: Workbench, triggers: Found, matching: MatchingConfig
         seed = bench.job.config.seed + done
         match_scores(classifier, bench.classifier, known, images, config, learning_rate, seed, held)
         bench.emit("epoch", done=done, of=matching.rounds)
-        p_value, again = _search_afresh(bench, classifier, triggers, seed + FRESH_SEED)
+        p_value, again = _search_afresh(bench, classifier, triggers, decision, seed + FRESH_SEED)
         if p_value is None or (p_value >= UNREMARKABLE and done >= fewest):
             break
         known += again
@@ -220,14 +225,13 @@ def _match_in_rounds(bench: Workbench, triggers: Found, matching: MatchingConfig
 
 
 def _search_afresh(
-    bench: Workbench, classifier: Classifier, triggers: Found, seed: int
+    bench: Workbench, classifier: Classifier, triggers: Found, decision: Decision | None, seed: int
 ) -> tuple[float | None, list[Triggers]]:
     """Every flagged label in its families once more, in the repaired classifier: least p-value, and the triggers.
 
     There is no p-value unless every label has one, of a search that time was not over for. Where nothing was decided
     there are no norms to hold new ones against, and nothing is searched.
     """
-    decision = bench.directory.read_decision()
     if decision is None:
         return None, []
     p_values: list[float | None] = []
@@ -262,9 +266,9 @@ def _seen(bench: Workbench) -> Tensor:
     return seen
 
 
-def _triggers(bench: Workbench, label: int) -> dict[str, Triggers]:
+def _triggers(bench: Workbench, label: int, decision: Decision | None) -> dict[str, Triggers]:
     """The triggers of the families that accuse the label; of all that were searched, where nothing was decided."""
-    decision, families = bench.directory.read_decision(), tuple(bench.job.config.searches)
+    families = tuple(bench.job.config.searches)
     if decision is not None:
         found = next(finding for finding in decision.labels if finding.label == label)
         families = tuple(family for family in families if family in {f.family for f in found.families if f.flagged})

@@ -133,6 +133,16 @@ class Workbench:
         picked = self.roles.confirm
         return CleanImages(self.images_NCHW[picked], self.labels_N[picked], [])
 
+    @cached_property
+    def swapped(self) -> tuple[CleanImages, CleanImages]:
+        """The images that triggers are searched on and read on in a further round: what judged the first search, and
+        what it was done on. Where all serve for both, they do so here."""
+        invert, confirm, _ = self.roles
+        if invert is confirm:
+            return self.clean, self.held_out
+        searched_on = CleanImages.measure(self.images_NCHW[confirm], self.labels_N[confirm], self.perceptual)
+        return searched_on, CleanImages(self.images_NCHW[invert], self.labels_N[invert], [])
+
     def load_suspect(self, path: Path) -> Suspect:
         """A model on the device of the job."""
         suspect = load_suspect(path)
@@ -188,12 +198,14 @@ class Workbench:
         labels: Sequence[int],
         seed: int,
         on_step: Callable[[int], None] = lambda step: None,
+        round: int = 0,
     ) -> list[Inversion]:
         """Search triggers of one family that lead the suspect, or another network, to these labels."""
+        searched_on, read_on = self.swapped if round else (self.clean, self.held_out)
         return invert_triggers(
             network,
-            self.clean,
-            self.held_out,
+            searched_on,
+            read_on,
             labels,
             self._starting_triggers(family, labels, seed),
             self.job.config.searches[family],
