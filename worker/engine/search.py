@@ -21,7 +21,7 @@ from app.core.errors import Refusal
 from app.core.findings import FamilyFinding, LabelFinding, finite
 from app.core.jobs import write_whole
 from worker.detection.inversion import Inversion
-from worker.detection.metrics import attack_success_rate, in_batches
+from worker.detection.metrics import attack_success_rate, under
 from worker.engine.workbench import Workbench
 
 EXAMPLES = 8  # images per label that are kept for the pictures of the report
@@ -144,9 +144,9 @@ def _success_on_students(bench: Workbench, inversion: Inversion) -> float | None
     if not knowing:
         return None
     others = bench.held_out.others(inversion.label)
-    triggered = in_batches(inversion.trigger.on, bench.held_out.images_NCHW[others])
+    images = bench.held_out.images.subset(others)
     success = [
-        attack_success_rate(student, triggered, said[others], inversion.label)
+        attack_success_rate(under(inversion.trigger.on, student), images, said[others], inversion.label)
         for student, said in knowing
         if (said[others] != inversion.label).any()
     ]
@@ -159,7 +159,7 @@ def _leave_trigger(bench: Workbench, family: Family, inversion: Inversion) -> No
     write_whole(directory.trigger(label, family), lambda path: path.write_bytes(save(state)))
     others = bench.held_out.others(label)
     picked = others[np.linspace(0, len(others) - 1, min(EXAMPLES, len(others))).astype(int).tolist()]
-    clean = bench.held_out.images_NCHW[picked]
+    clean = bench.held_out.images[picked]
     pair_NHWC = [x.detach().permute(0, 2, 3, 1).cpu().numpy() for x in (clean, inversion.trigger.on(clean))]
     write_whole(directory.examples(label, family), lambda path: _save_npz(path, *pair_NHWC))
 
