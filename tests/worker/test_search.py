@@ -12,7 +12,7 @@ from app.core.config import RepairConfig, ScanConfig
 from app.core.findings import Reason, RepairStatus, Verdict
 from app.core.report.document import report_schema
 from tests.processes import own_world
-from tests.toys import QUICK, ToyNet, place_job
+from tests.toys import QUICK, ToyNet, all_of, place_job
 from worker import steps
 from worker.detection.clean import CleanImages
 from worker.detection.inversion import invert_triggers
@@ -139,8 +139,7 @@ def test_a_further_round_searches_on_what_judged_the_first_and_is_judged_by_what
     seen: list[tuple[list[float], list[float]]] = []
 
     def look(network: Any, clean: CleanImages, held_out: CleanImages, *rest: Any) -> list[Any]:
-        assert len(clean.features[0]) == len(clean), "a generator's cost needs what the perceptual network sees"
-        seen.append((clean.images_NCHW.sum((1, 2, 3)).tolist(), held_out.images_NCHW.sum((1, 2, 3)).tolist()))
+        seen.append((all_of(clean.images).sum((1, 2, 3)).tolist(), all_of(held_out.images).sum((1, 2, 3)).tolist()))
         return []
 
     directory = place_job(

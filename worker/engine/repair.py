@@ -22,7 +22,7 @@ from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
 from worker.detection.families.base import Triggers
-from worker.detection.metrics import accuracy_drop_bound, attack_success_rate, in_batches, predictions
+from worker.detection.metrics import accuracy_drop_bound, attack_success_rate, predictions, under
 from worker.detection.mitigation import match_scores, unlearn_trigger
 from worker.detection.verdict import p_value_again
 from worker.engine.confirm import FRESH_SEED
@@ -173,7 +173,7 @@ def _relabelled(bench: Workbench, triggers: Sequence[Triggers]) -> Attempt:
     unlearn_trigger(
         bench.classifier_of(repaired),
         [trigger.on for trigger in triggers],
-        bench.images_NCHW[seen],
+        bench.images.subset(seen),
         bench.labels_N[seen],
         config,
         bench.job.config.seed,
@@ -210,7 +210,7 @@ def _match_in_rounds(
     part of what was planted, a second round is done in any case.
     """
     seen, repaired = _seen(bench), _fresh(bench)
-    images, classifier = bench.images_NCHW[seen], bench.classifier_of(repaired)
+    images, classifier = bench.images.subset(seen), bench.classifier_of(repaired)
     config, known, held = bench.job.config.repair, _all(triggers), _held(bench, triggers)
     fewest = 2 if all(trigger.may_be_a_part for trigger in known) else 1
     for done in range(1, matching.rounds + 1):
@@ -285,9 +285,9 @@ def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
 
 def _judge(bench: Workbench, classifier: Classifier, triggers: Found) -> Judgement:
     """Accuracy and the highest attack success of the inverted triggers, on the accept images."""
-    images, true = bench.images_NCHW[bench.roles.accept], bench.labels_N[bench.roles.accept]
+    images, true = bench.images.subset(bench.roles.accept), bench.labels_N[bench.roles.accept]
     success = [
-        attack_success_rate(classifier, in_batches(trigger.on, images), true, label)
+        attack_success_rate(under(trigger.on, classifier), images, true, label)
         for label, found in triggers.items()
         for trigger in found.values()
     ]
