@@ -34,8 +34,8 @@ def train_students(classifier: nn.Module, images: Images, seeds: Sequence[int]) 
     folds = torch.arange(len(images)) % KEPT_FROM
     students, agreed = [], []
     for fold, seed in enumerate(seeds):
-        kept = images.subset(folds == fold)
-        students.append(train_student(classifier, images.subset(folds != fold), seed))
+        kept = images.subset(torch.nonzero(folds == fold).flatten())
+        students.append(train_student(classifier, images.subset(torch.nonzero(folds != fold).flatten()), seed))
         agreed.append(predictions(students[-1], kept) == predictions(classifier, kept))
     return students, torch.cat(agreed).float().mean().item()
 
