@@ -24,8 +24,9 @@ from app.core.presets import PRESETS
 from app.core.report.figures import GAP, IMAGES, ROWS
 from app.local_scan import run_tasks
 from benchmarks.victims.export import save_bundle
+from tests.clocks import PretendClock
 from tests.evasive_nets import ComparesCorner, Counts
-from tests.processes import engines_of, needs_proc, own_world, run_job
+from tests.processes import all_end, engines_of, needs_proc, own_world, run_job
 from tests.toys import (
     QUICK,
     SHORT,
@@ -38,7 +39,7 @@ from tests.toys import (
     toy_images,
     toy_labels,
 )
-from worker.launch import EngineCrashError, ScanSession
+from worker.launch import GRACE_SECONDS, EngineCrashError, ScanSession
 from worker.sandbox.events import Event
 
 
@@ -376,7 +377,7 @@ TWO_ROUNDS = replace(
 )
 
 
-def run_with_luck(directory: JobDirectory, also: Callable[[Event], None]) -> list[Event]:
+def run_with_luck(directory: JobDirectory, also: Callable[[Event], None], **limits: Any) -> list[Event]:
     """A run whose first decision sees norms that are far too small for two of the labels."""
     events: list[Event] = []
 
@@ -392,7 +393,7 @@ def run_with_luck(directory: JobDirectory, also: Callable[[Event], None]) -> lis
                 )
         also(event)
 
-    with ScanSession(directory, listen) as session:
+    with ScanSession(directory, listen, **limits) as session:
         run_tasks(session, directory.read_job())
     return events
 
@@ -423,21 +424,24 @@ def test_labels_whose_first_search_was_lucky_are_searched_again_and_not_accused(
 
 
 @needs_proc
-def test_an_engine_killed_in_the_second_round_goes_on_there_and_ends_the_same(
+def test_an_engine_killed_in_the_second_round_leaves_a_partial_report_and_goes_on_there_to_the_same_end(
     not_confirmed: tuple[JobDirectory, list[Event]], tmp_path: Path
 ) -> None:
     directory = place_job(tmp_path / "job", ToyNet(), {"per_label": 20}, config=TWO_ROUNDS)
+    clock = PretendClock("deadline")
 
-    def kill_in_the_second_search(event: Event) -> None:
+    def run_out_of_time_in_the_second_search(event: Event) -> None:
         if event["event"] == "step" and event["labels"] == list(LUCKY) and event["done"] == 61:
-            (engine,) = engines_of(directory.root)
-            os.kill(engine, signal.SIGKILL)
+            clock.let_pass(600 + GRACE_SECONDS)
+            assert all_end(directory.root)
 
-    with pytest.raises(EngineCrashError):
-        run_with_luck(directory, kill_in_the_second_search)
-    assert directory.confirmation(LUCKY[0], "dynamic").exists()
+    run_with_luck(directory, run_out_of_time_in_the_second_search, time_limit=600, clock=clock)
+    report = directory.read_report()
+    assert report is not None and report["reasons"] == ["search_truncated"] and report["flagged_labels"] == []
+    standing = [(found["unconfirmed"], found["in_doubt"]) for row in report["labels"] for found in row["families"]]
+    assert standing[LUCKY[0]] == (True, False) and standing[LUCKY[1]] == (False, True)
     events = run_job(directory)
-    assert {event["of"] for event in events if event["event"] == "step"} == {60}, "of one search that was left to do"
+    assert {event["of"] for event in events if event["event"] == "step"} == {60}, "one search was left to do"
     assert contents(directory) == contents(not_confirmed[0])
 
 
