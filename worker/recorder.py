@@ -23,7 +23,11 @@ from app.core.tables import Artifact, Job, Scan
 from app.core.versions import MIXED, engine_version
 from worker.desk import Desk
 
-NO_SEARCH: dict[str, Any] = {"flagged_labels": [], "model_anomaly_index": None, "repair": None}  # what a check has not looked for
+NO_SEARCH: dict[str, Any] = {
+    "flagged_labels": [],
+    "model_anomaly_index": None,
+    "repair": None,
+}  # what a check has not looked for
 ARTIFACT_KINDS = {"repaired.pt": "model", "repaired.safetensors": "weights"}
 
 Outputs = dict[str, Any]

@@ -22,6 +22,18 @@ from app.core.text import printable
 
 LABEL_TABLE = "labels.csv"
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".json")
+UNREAD = {  # by their endings: what people keep labels in, too
+    **dict.fromkeys(("xlsx", "xls", "xlsm"), "an Excel file"),
+    "ods": "an OpenDocument table",
+    "numbers": "a Numbers table",
+    "parquet": "a Parquet file",
+    **dict.fromkeys(("feather", "arrow"), "an Arrow file"),
+    **dict.fromkeys(("pkl", "pickle"), "a pickle, which can run code"),
+    "mat": "a MATLAB file",
+    **dict.fromkeys(("npy", "npz"), "a NumPy file"),
+    **dict.fromkeys(("h5", "hdf5"), "an HDF5 file"),
+    "xml": "an XML file",
+}
 SPLITS = {  # in the order in which one is taken: a suspect has seen the last
     **dict.fromkeys(("test", "testing", "test_set", "testset"), 0),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "val_set"), 1),
