@@ -200,8 +200,7 @@ def _listed(table: Table, others: Sequence[Table], pictures: Pictures) -> tuple[
         told += f", such as `{printable(table.without_file)}`."
         notes.append(Note(NoteKind.ROWS_WITHOUT_FILE, told, table.rows_without_file, table.without_file))
     if not _is_label_table(table.name):
-        column = f", its column `{printable(table.column)}`" if table.column else ", which has no header"
-        told = f"The labels are from the table `{printable(table.name)}`{column}."
+        told = f"The labels are from the table `{printable(table.name)}`, {table.place}."
         notes.append(Note(NoteKind.TABLE, told, len(table.labels), table.name))
     return {path: member for path, member in pictures.items() if path in table.labels}, notes
 

@@ -177,6 +177,8 @@ TABLES: dict[str, tuple[str, str]] = {
                                       "lesion_id,image_id,dx", "x,{},{}")),
     "other paths": ("train.csv", rows({f"C:\\data\\{name}": label for name, label in LABELS.items()}, "path,target")),
     "label first": ("train.csv", rows(LABELS, "label,id", "{1},{0}")),
+    "a column for each class": ("_classes.csv", rows({name: ("1,0,0", "0,1,0", "0,0,1.0")[label]
+                                                      for name, label in LABELS.items()}, "filename, 0, 1, 2")),
     "json map": ("labels.json", json.dumps(LABELS)),
     "index column": ("train.csv", rows({f"{place},{name}": label for place, (name, label) in enumerate(LABELS.items())},
                                        ",image,label")),
@@ -192,6 +194,13 @@ def test_a_table_that_names_the_images_is_used_and_named(tmp_path: Path, case: s
     assert matches(bundle) and len(bundle) == len(FLAT)
     if name != "labels.csv":
         assert told(bundle, NoteKind.TABLE).example == name
+
+
+def test_names_of_several_words_stay_whole_in_a_list_without_a_header(tmp_path: Path) -> None:
+    words = ["cat", "red fox", "red panda"]
+    listed = rows({name: words[label] for name, label in LABELS.items()}, "", "{} {}")
+    bundle = reading(tmp_path, FLAT | {"val.txt": listed})
+    assert matches(bundle) and list(bundle.class_indices) == words
 
 
 def test_a_table_decides_where_folders_are_parts_of_an_archive(tmp_path: Path) -> None:
