@@ -161,7 +161,7 @@ def test_a_person_reads_what_was_understood_corrects_it_and_only_then_starts_a_s
         facts, doubts = page.locator("#understood .facts"), page.locator("#doubts")
         expect(page.locator("#check-state")).to_contain_text("Something does not fit together")
         expect(facts).to_contain_text("100.0\N{NO-BREAK SPACE}% of 48 images")
-        expect(facts).to_contain_text("inferred (range 0 to 1")
+        expect(facts).to_contain_text(", inferred (range")
         expect(doubts).to_contain_text("Several outputs could be the scores: one, other.")
         expect(doubts).to_contain_text("Which output each class is was read off the model's own answers")
         look_everywhere(page, "understood", tmp_path)
