@@ -91,10 +91,8 @@ def no_images(others: Sequence[str] = ()) -> Refusal:
     seen = f"; it has `{printable(others[0])}`" if others else ""
     advice = "Put in at least 10 clean images a class."
     if any(path.endswith("data.pkl") for path in others):
-        seen += ", so it was written by torch"
-        advice = (
-            "Was it meant as the model? Tensors of images become a bundle by `np.savez_compressed`: docs/export.md."
-        )
+        seen = "; torch has written it"
+        advice = "Was it meant as the model? Tensors of images can be saved by `np.savez_compressed`: docs/export.md."
     if others and others[0].lower().endswith((".npz", ".zip", ".tar", ".gz")):
         advice = "Give the archive inside itself, or pack its images."
     return Refusal("bundle_empty", f"The bundle holds no images{seen}.", advice)

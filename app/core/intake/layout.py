@@ -198,7 +198,7 @@ def _ancestors(folder: str) -> set[str]:
 def _split(pictures: Iterable[str], beside: Iterable[str]) -> str | None:
     """The split that is taken where every folder at the top is one, and one of them holds class folders, or a table."""
     tops = {path.split("/")[0] for path in pictures}
-    if not tops or not all(top.lower() in SPLITS for top in tops):
+    if len(tops) < 2 or not all(top.lower() in SPLITS for top in tops):
         return None
     telling = {path.split("/")[0] for path in pictures if path.count("/") >= 2}
     telling = telling or {_folder(path) for path in beside if _name(path).startswith((LABEL_TABLE, "metadata."))} & tops

@@ -321,7 +321,7 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "array": (_raw(npy_header("(2, 8, 8)") + bytes(128)), "bundle_format", "single NumPy array"),
     "arrow": (_raw(b"ARROW1" + bytes(50)), "bundle_format", "but an Arrow file"),
     "idx": (_raw(b"\0\0\x08\x03" + bytes(50)), "bundle_format", "IDX file, as MNIST"),
-    "tensors": (_only({"x/data.pkl": b"\x80\2", "x/data/0": bytes(50)}), "bundle_empty", "written by torch.*savez"),
+    "tensors": (_only({"x/data.pkl": b"\x80\2", "x/data/0": bytes(50)}), "bundle_empty", "torch has written it.*savez"),
     "truncated": (_truncated, "bundle_truncated", "fetch the file again"),
     "traversal": (_member(lambda info: setattr(info, "filename", "../a.png")), "unsafe_member", "leads out"),
     "windows traversal": (_member(lambda info: setattr(info, "filename", "a\\..\\b")), "unsafe_member", "leads out"),
