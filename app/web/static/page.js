@@ -299,7 +299,7 @@ function home() {
   document.ondrop = (event) => { // anywhere on the page, one file or both
     event.preventDefault();
     for (const file of event.dataTransfer.files) {
-      const kind = /\.(zip|npz)$/i.test(file.name) ? "bundle" : "model", chosen = new DataTransfer();
+      const kind = /\.(zip|npz|tar|tgz|tar\.gz)$/i.test(file.name) ? "bundle" : "model", chosen = new DataTransfer();
       chosen.items.add(file);
       $(`#${kind} input`).files = chosen.files;
       choose(kind, file);
