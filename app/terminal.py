@@ -166,8 +166,9 @@ class _Bars:
         for label in event["labels"]:
             if event["done"] == 1:
                 self.progress.start_task(self.labels[label])
-            self.done[label] = event["done"] / event["of"]
-            self.progress.update(self.labels[label], completed=self.done[label], visible=True)
+            share = event["done"] / event["of"]
+            self.done[label] = max(self.done.get(label, 0.0), share)  # one in doubt is searched again
+            self.progress.update(self.labels[label], completed=share, visible=True)
         self._advance()
 
     def _on_label(self, event: Event) -> None:
@@ -288,7 +289,10 @@ def _standing(row: Mapping[str, Any]) -> str:
     """What is to be said of a label beside its figures."""
     if row["flagged"]:
         return "[bold red]▲ suspect[/]"
-    return "[yellow]not confirmed[/]" if any(found["unconfirmed"] for found in row["families"]) else ""
+    for name, words in (("unconfirmed", "not confirmed"), ("in_doubt", "in doubt")):
+        if any(found[name] for found in row["families"]):
+            return f"[yellow]{words}[/]"
+    return ""
 
 
 def _print_repair(repair: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ def searched(case: Case, files: tuple[Path, Path], weight: float, seed: int) -> 
         together = blocks(range(bench.preparation.num_labels), config, bench.preparation.device)
         found = [one for block in together for one in bench.search(bench.classifier, "dynamic", block, seed)]
         target = next(one for one in found if one.label == case.recipe.target)
-        clean = bench.held_out.images_NCHW[bench.held_out.others(target.label)]
+        clean = bench.held_out.images[bench.held_out.others(target.label)]
         by_channel = (target.trigger.on(clean) - clean).abs().mean((0, 2, 3))
     indices = anomaly_indices(np.array([one.norm for one in found]))
     return {

@@ -98,7 +98,7 @@ def figure_3() -> Figure:
         known = bench.preparation
         together = blocks(range(known.num_labels), bench.job.config, known.device)
         found = [one for block in together for one in _searched(bench, block)]
-        clean = bench.held_out.images_NCHW[:1]
+        clean = bench.held_out.images[torch.zeros(1, dtype=torch.long)]
         generated = [_drawn(one, clean)[0] for one in found]
     rows = _rows(clean.expand(len(generated), -1, -1, -1), torch.stack(generated))
     heads = [
@@ -117,7 +117,7 @@ def figure_4() -> Figure:
         with tempfile.TemporaryDirectory() as folder:
             bench = _prepared(Path(folder), Case(recipe, "paper", SCAN_IMAGES[dataset]), data)
             [found] = _searched(bench, [recipe.target])
-            clean = bench.held_out.images_NCHW[:1]
+            clean = bench.held_out.images[torch.zeros(1, dtype=torch.long)]
             backdoored, generated = victim.attack.apply(clean), _drawn(found, clean)
         for kind, changed in (("attacker's", backdoored), ("generated", generated)):
             shown.append(_rows(clean, changed, with_clean=True))

@@ -33,6 +33,7 @@ from models.suspect import load_suspect
 from worker.detection.clean import CleanImages, random_numbers
 from worker.detection.families.base import Beginning
 from worker.detection.families.dynamic import Generators, pretrain_generator
+from worker.detection.images import Images
 from worker.detection.inversion import invert_triggers
 
 FOLDER = REPOSITORY / "runs" / "intake"
@@ -76,9 +77,10 @@ def resnet18() -> dict[str, Any]:
     suspect = load_suspect(archive("resnet18", num_classes=LABELS))
     loading = time.perf_counter() - began
     spec = InputSpec(SIDE, SIDE, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    images = torch.rand(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    pictures = torch.randint(256, (IMAGES, SIDE, SIDE, 3), generator=torch.Generator().manual_seed(0))
+    images = Images(pictures.byte(), torch.device("cpu"))
     perceptual = load_perceptual(PACKAGED)
-    clean = CleanImages.measure(images, torch.arange(IMAGES) % LABELS, perceptual)
+    clean = CleanImages(images, torch.arange(IMAGES) % LABELS, perceptual)
     config = replace(PRESETS["paper"].inversion, steps=STEPS)
     start = pretrain_generator(clean, perceptual, config, seed=0)
     ends = [time.perf_counter()]

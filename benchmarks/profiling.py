@@ -139,7 +139,7 @@ def counted_flops(bench: Workbench, config: ScanConfig, steps: int) -> dict[str,
 
 def learn(bench: Workbench, number: int) -> None:
     for seed in range(number):
-        students.train_student(bench.classifier, bench.images_NCHW, seed)
+        students.train_student(bench.classifier, bench.images, seed)
 
 
 def search(bench: Workbench, family: str, networks: Sequence[nn.Module]) -> None:

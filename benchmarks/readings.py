@@ -56,7 +56,7 @@ def _read(bench: Workbench, found: Inversion) -> Mapping[str, float]:
 
 @torch.no_grad()
 def _sizes(bench: Workbench, images: CleanImages, found: Inversion) -> dict[str, float]:
-    clean = images.images_NCHW[images.others(found.label)]
+    clean = images.images[images.others(found.label)]
     triggered = found.trigger.on(clean)
     change, perceptual = triggered - clean, bench.perceptual
     lpips: Tensor = perceptual.distance(perceptual.features(clean), perceptual.features(triggered)).mean()

@@ -1,6 +1,6 @@
 """Rows for tests: each function makes one that is complete, and a keyword changes what a test is about."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import update
@@ -113,11 +113,15 @@ def preparation(num_labels: int = 10, reasons: tuple[Reason, ...] = ()) -> Prepa
     )
 
 
-def finding(label: int = 0, norm: float = 0.1, flagged: bool = False) -> LabelFinding:
-    return LabelFinding(label, str(label), (FamilyFinding("dynamic", norm, 1.0, 0.5, 10, flagged=flagged),))
+def finding(label: int = 0, norm: float = 0.1, **facts: Any) -> LabelFinding:
+    return LabelFinding(label, str(label), (FamilyFinding("dynamic", norm, 1.0, 0.5, 10, **facts),))
 
 
-def decision(*flagged: int) -> Decision:
-    """A verdict over three labels."""
+def decision(*flagged: int, doubted: Collection[int] = ()) -> Decision:
+    """A verdict over three labels, or as many as are named; there is none while some are in doubt."""
     verdict = Verdict.BACKDOORED if flagged else Verdict.NO_BACKDOOR_FOUND
-    return Decision(verdict, tuple(finding(label, flagged=label in flagged) for label in range(3)), 1.0)
+    found = [
+        finding(label, flagged=label in flagged, in_doubt=label in doubted)
+        for label in sorted({0, 1, 2, *flagged, *doubted})
+    ]
+    return Decision(Verdict.INCONCLUSIVE if doubted else verdict, tuple(found), 1.0)

@@ -22,6 +22,7 @@ from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import JobDirectory, ScanJob
 from app.local_scan import job_for
 from benchmarks.victims.export import Form, save_bundle, save_torchscript
+from worker.detection.images import Images
 
 SIDE = 16
 VEIL = 0.04  # the planted trigger: this much is added to every pixel
@@ -45,6 +46,16 @@ def toy_images(per_label: int, labels: int = 6, channels: int = 1, side: int = S
     random = torch.Generator().manual_seed(seed)
     wanted = patterns(labels, channels, side).repeat(per_label, 1, 1, 1)
     return 0.45 + 0.12 * wanted + 0.02 * torch.randn(wanted.shape, generator=random)
+
+
+def as_source(images_NCHW: Tensor) -> Images:
+    """The same images, to the nearest byte."""
+    pictures = (images_NCHW.clamp(0, 1) * 255).round().byte()
+    return Images(pictures.permute(0, 2, 3, 1).contiguous(), images_NCHW.device)
+
+
+def all_of(images: Images) -> Tensor:
+    return images[torch.arange(len(images))]
 
 
 def toy_labels(per_label: int, labels: int = 6) -> Tensor:

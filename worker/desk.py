@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.core.clock import Clock
 from app.core.errors import Refusal, refusing_full_disk
-from app.core.jobs import JobDirectory, ScanJob
+from app.core.jobs import DECISION, JobDirectory, ScanJob
 from app.core.plan import JobKind, Task
 from app.core.repository.jobs import Lease
 from app.core.storage import ArtifactStore, artifact_key, attempt_prefix
@@ -31,8 +31,8 @@ BUNDLE_SUFFIXES = (".npz", ".zip")
 
 # What is handed in. Timings are not: each worker keeps its own, those of the report come from the database.
 RESULT = re.compile(
-    r"(structure|preparation|decision|repair|report)\.json|report\.html|figures/label_\d+\.png"
-    r"|(start|students)\.safetensors|repaired\.(pt|safetensors|intoto\.jsonl)"
+    r"(structure|preparation|repair|report)\.json|report\.html|figures/label_\d+\.png"
+    rf"|{DECISION.pattern}|(start|students)\.safetensors|repaired\.(pt|safetensors|intoto\.jsonl)"
     r"|labels/\d{6}\.json|confirmations/\d{6}-[a-z]+\.json|triggers/\d{6}-[a-z]+\.safetensors|strips/\d{6}-[a-z]+\.png"
 )
 
@@ -41,9 +41,9 @@ NEEDS: dict[JobKind, tuple[str, ...]] = {
     JobKind.INSPECT: (),
     JobKind.PREPARE: (),
     JobKind.INVERT: ("preparation.json", "start.safetensors", "students.safetensors"),
-    JobKind.CONFIRM: ("preparation.json", "start.safetensors", "labels/*"),
     JobKind.DECIDE: ("*.json",),
-    JobKind.REPAIR: ("preparation.json", "decision.json", "start.safetensors", "triggers/*"),
+    JobKind.CONFIRM: ("preparation.json", "decision*.json", "start.safetensors"),
+    JobKind.REPAIR: ("preparation.json", "decision*.json", "start.safetensors", "triggers/*"),
     JobKind.REPORT: ("*.json", "strips/*"),
 }
 

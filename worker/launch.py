@@ -150,9 +150,9 @@ class ScanSession:
                 case JobKind.INSPECT:
                     steps.inspect(self.directory)
                 case JobKind.DECIDE:
-                    steps.decide(self.directory)
+                    steps.decide(self.directory, task.round)
                 case JobKind.REPORT:
-                    steps.report(self.directory, self._sandbox)
+                    steps.report(self.directory, self._sandbox, task.round)
                 case JobKind.REPAIR:
                     try:
                         self._hand_to_engine(task)

@@ -23,7 +23,6 @@ from app.core.clock import MACHINE, Clock
 from app.core.errors import Problem, Refusal
 from app.core.jobs import ScanJob
 from app.core.lifecycle import JobState
-from app.core.plan import JobKind, Task
 from app.core.repository import access, jobs, scans
 from app.core.repository.jobs import Lease
 from app.core.service import Service
@@ -166,8 +165,8 @@ class Runner:
 
     def _attempt(self, job: Job, lease: Lease, desk: Desk, finished: Sequence[Job], supervisor: Supervisor) -> bool:
         """Bring what a job needs, do it, hand in its results; False where it did not come to that."""
-        task, started = Task(JobKind(job.kind), tuple(job.labels)), self.clock.now()
-        bound = log.bind(scan=job.scan_id, job=job.id, kind=job.kind, labels=job.labels or None)
+        task, started = jobs.task_of(job), self.clock.now()
+        bound = log.bind(scan=job.scan_id, job=job.id, kind=job.kind, labels=job.labels or None, round=job.round)
         try:
             supervisor.patiently(lambda: desk.fetch(task, finished), StorageError)
             with supervisor.expecting_events():

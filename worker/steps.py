@@ -46,18 +46,19 @@ def inspect(directory: JobDirectory) -> None:
         directory.write_preparation(Preparation.not_loaded(*(reason for reason in Reason if reason in blocking)))
 
 
-def decide(directory: JobDirectory) -> None:
-    """The verdict over everything that was searched so far."""
+def decide(directory: JobDirectory, round: int = 0) -> None:
+    """The verdict over everything that was searched up to this round."""
     preparation = directory.read_preparation()
     assert preparation is not None, "there is nothing to decide before prepare"
     with directory.timed("decide"):
-        decision = decide_verdict(preparation, directory.read_findings(), directory.read_job().config)
-        directory.write_decision(decision)
+        decision = decide_verdict(preparation, directory.read_findings(round), directory.read_job().config)
+        directory.write_decision(decision, round)
 
 
-def report(directory: JobDirectory, sandbox: Sandbox) -> None:
-    """Write the report, whole or of the part that was done, as JSON, as a page, and with pictures of the triggers."""
-    job, preparation, decision = directory.read_job(), directory.read_preparation(), directory.read_decision()
+def report(directory: JobDirectory, sandbox: Sandbox, round: int = 0) -> None:
+    """Write the report of what a round decided, whole or of the part that was done: as JSON, as a page, and with
+    pictures of the triggers."""
+    job, preparation, decision = directory.read_job(), directory.read_preparation(), directory.read_decision(round)
     assert preparation is not None and decision is not None, "there is nothing to report before decide"
     repair = directory.read_repair() or _why_no_repair(job, decision)
     preparation = replace(preparation, versions={**preparation.versions, "engine": engine_version()})

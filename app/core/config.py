@@ -70,7 +70,7 @@ class ScanConfig:
     anomaly_threshold: float = 2.0  # Wang et al. 2019, sec. IV; the paper, sec. 3.4
     false_alarm_rate: float | None = None  # of the step-out test over all families; None: the threshold accuses
     students: int = 0  # reference students, which tell how easy each label is by nature
-    confirms: bool = False  # a label is accused only if it stands out again in a search from a fresh seed
+    confirms: bool = False  # a label is accused only if it stands out again, from a fresh seed and on other images
     separate_roles: bool = False  # triggers are judged on other images than they were searched on
     inversion: InversionConfig = field(default_factory=InversionConfig)  # the dynamic family
     families: Mapping[str, SearchConfig] = field(default_factory=dict)  # the others that are searched, by name
@@ -81,6 +81,11 @@ class ScanConfig:
     def searches(self) -> Mapping[str, SearchConfig]:
         """How each family is searched, in this order."""
         return {DYNAMIC: self.inversion, **self.families}
+
+    @property
+    def last_round(self) -> int:
+        """Searches are done in rounds, from 0 to this one: the first of all labels, another of those in doubt."""
+        return int(self.confirms)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -85,7 +85,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Confirmation(Finding):
-    """What a second search, from a fresh seed, found for a label that stood out in the first."""
+    """What a second search, from a fresh seed and on other images, found for a label that stood out in the first."""
 
     norm: float | None
     attack_success_rate: float
@@ -112,6 +112,7 @@ class FamilyFinding(Finding):
     read_alone: bool = False  # students tell of other labels how easy they are by nature, not of this one
     student_success_rate: float | None = None  # of the suspect's trigger, on images the students give other labels
     natural: bool = False  # it stands out, but the trigger works on students too
+    in_doubt: bool = False  # it stands out, and is accused only if it does so again: that search is still to be done
     unconfirmed: bool = False  # it stands out, but did not when it was searched again
     confirmation: Confirmation | None = None
 
@@ -155,6 +156,10 @@ class LabelFinding:
     def read_alone(self) -> bool:
         return any(f.read_alone for f in self.families)
 
+    @property
+    def families_in_doubt(self) -> tuple[str, ...]:
+        return tuple(f.family for f in self.families if f.in_doubt)
+
 
 def most_suspicious_family(findings: Iterable[LabelFinding]) -> str | None:
     """The family in which a scan's labels are compared: the one that accuses, or comes closest to it."""
@@ -175,6 +180,11 @@ class Decision:
     @property
     def flagged_labels(self) -> tuple[int, ...]:
         return tuple(sorted(finding.label for finding in self.labels if finding.flagged))
+
+    @property
+    def doubted_labels(self) -> tuple[int, ...]:
+        """Those to be searched again."""
+        return tuple(sorted(finding.label for finding in self.labels if finding.families_in_doubt))
 
 
 class RepairStatus(StrEnum):

@@ -3,15 +3,16 @@
     job.json                    the request: ScanJob
     model.pt, bundle.*          the inputs, copied here and never changed
     result/                     structure.json, preparation.json, start.safetensors, students.safetensors, labels/,
-                                triggers/, strips/, confirmations/, decision.json, repair.json, repaired.pt,
-                                repaired.safetensors, repaired.intoto.jsonl, timings.json, report.json, report.html,
-                                figures/
+                                triggers/, strips/, decision.json, confirmations/, decision-1.json, repair.json,
+                                repaired.pt, repaired.safetensors, repaired.intoto.jsonl, timings.json, report.json,
+                                report.html, figures/
 
 Every file appears whole or not at all: it is written beside its name and renamed. Standard library only.
 """
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ from app.core.intake.notes import Note
 
 WEIGHTS = ("repaired.pt", "repaired.safetensors")
 STATEMENT = "repaired.intoto.jsonl"  # about both, see app/core/statement.py
+DECISION = re.compile(r"decision(-\d+)?\.json")
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,10 @@ class JobDirectory:
         path = self.finding(label)
         return finding_from_json(self._read(path)) if path.exists() else None
 
-    def read_findings(self) -> list[LabelFinding]:
-        """The labels searched so far, in label order, with what second searches found."""
+    def read_findings(self, round: int = 0) -> list[LabelFinding]:
+        """The labels searched so far, in label order; after the first round with what second searches found."""
         findings = [finding_from_json(self._read(path)) for path in sorted((self.result / "labels").glob("*.json"))]
-        return [self._with_confirmations(finding) for finding in findings]
+        return [self._with_confirmations(finding) for finding in findings] if round else findings
 
     def confirmation(self, label: int, family: str) -> Path:
         return self.result / "confirmations" / f"{label:06d}-{family}.json"
@@ -158,11 +160,15 @@ class JobDirectory:
         known = {family: Confirmation(**self._read(path)) for family, path in paths.items() if path.exists()}
         return replace(finding, families=tuple(replace(f, confirmation=known.get(f.family)) for f in finding.families))
 
-    def write_decision(self, decision: Decision) -> None:
-        self._write(self.result / "decision.json", asdict(decision))
+    def decision(self, round: int) -> Path:
+        """That of each round is kept, so what follows from one finds it as it was."""
+        return self.result / (f"decision-{round}.json" if round else "decision.json")
 
-    def read_decision(self) -> Decision | None:
-        if (document := self._read_result("decision.json")) is None:
+    def write_decision(self, decision: Decision, round: int = 0) -> None:
+        self._write(self.decision(round), asdict(decision))
+
+    def read_decision(self, round: int = 0) -> Decision | None:
+        if (document := self._read_result(self.decision(round).name)) is None:
             return None
         return Decision(
             Verdict(document["verdict"]),

@@ -1,7 +1,7 @@
 """The states of a scan and of its jobs, and the moves they allow. Standard library only.
 
-A scan moves forward only. A job may go back to ready: when its worker was lost, at most `MOST_LOSSES` times, and when
-what should have followed it was missed.
+A scan moves forward only. A job may go back to ready: when its worker gave it up, when it was lost with its worker, and
+when what should have followed it was missed. The last two are losses, and the third one ends the scan.
 """
 
 from enum import StrEnum

@@ -1,10 +1,12 @@
 """The jobs of a scan and their order: the same for a laptop's scan and for the service. Standard library only.
 
-    inspect -> prepare -> invert x blocks of labels -> confirm (if the preset does) -> decide
+    inspect -> prepare -> invert x blocks of labels -> decide
+            -> confirm x blocks of the labels in doubt -> decide
             -> repair (if asked for and needed) -> report
 
-The partition into blocks follows from the config and from where the scan was prepared, so numbers do not depend on who
-works on which block.
+A search and the decision over it are a round. The first one, 0, searches every label; a further one those that the
+decision before it doubts, and the config says which is the last. The partition into blocks follows from the config and
+from where the scan was prepared, so numbers do not depend on who works on which block.
 """
 
 from collections.abc import Sequence
@@ -20,8 +22,8 @@ class JobKind(StrEnum):
     INSPECT = "inspect"  # the static gate: is this an archive that we understand and allow? Runs no torch
     PREPARE = "prepare"  # load the suspect and the bundle, learn how they fit together, make the shared generator
     INVERT = "invert"  # search a trigger for each label of one block
-    CONFIRM = "confirm"  # once every block is done, search the labels that stand out again, from a fresh seed
-    DECIDE = "decide"  # anomaly indices, p-values and the verdict. Runs no torch
+    DECIDE = "decide"  # anomaly indices, p-values and the verdict, or what is in doubt. Runs no torch
+    CONFIRM = "confirm"  # search each label of one block of those in doubt again, from a fresh seed, on other images
     REPAIR = "repair"  # unlearn the flagged labels' triggers, package the weights, load them afresh
     REPORT = "report"  # what people and programs read. Runs no torch
 
@@ -33,10 +35,14 @@ WITHOUT_TORCH = frozenset({JobKind.INSPECT, JobKind.DECIDE, JobKind.REPORT})
 
 @dataclass(frozen=True)
 class Task:
-    """One job of a scan; `labels` are those of the block (invert) or those to unlearn (repair)."""
+    """One job of a scan; `labels` are those of the block (invert, confirm) or those to unlearn (repair).
+
+    `round` is the one that it belongs to, or whose decision it follows (repair, report).
+    """
 
     kind: JobKind
     labels: tuple[int, ...] = ()
+    round: int = 0
 
 
 FIRST = Task(JobKind.INSPECT)
@@ -49,10 +55,10 @@ def blocks(labels: Sequence[int], config: ScanConfig, device: str) -> list[tuple
 
 
 def next_tasks(done: Task, job: ScanJob, preparation: Preparation | None, decision: Decision | None) -> list[Task]:
-    """What comes after a finished task; after an invert task, only once no other block is open.
+    """What comes after a finished task, once no other task of the scan is open: later ones in the order above.
 
-    `preparation` is needed after prepare and `decision` after decide; they may be None before. Where a preparation
-    already blocks the verdict, nothing is searched. A check ends as soon as there is a preparation.
+    `preparation` is needed after prepare and `decision`, that of the task's round, after decide; they may be None
+    before. Where a preparation already blocks the verdict, nothing is searched. A check ends as soon as there is one.
     """
     if job.check and preparation is not None:
         return []
@@ -67,15 +73,17 @@ def next_tasks(done: Task, job: ScanJob, preparation: Preparation | None, decisi
             return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config, preparation.device)]
         case JobKind.INVERT if job.repair_label is not None:
             return [Task(JobKind.REPAIR, (job.repair_label,))]
-        case JobKind.INVERT if job.config.confirms:
-            return [Task(JobKind.CONFIRM)]
         case JobKind.INVERT | JobKind.CONFIRM:
-            return [Task(JobKind.DECIDE)]
+            return [Task(JobKind.DECIDE, round=done.round)]
         case JobKind.DECIDE:
-            assert decision is not None
-            wanted_repair = job.repair and decision.flagged_labels
-            return [Task(JobKind.REPAIR, decision.flagged_labels)] if wanted_repair else [Task(JobKind.REPORT)]
+            assert preparation is not None and decision is not None
+            if decision.doubted_labels and done.round < job.config.last_round:
+                doubted = blocks(decision.doubted_labels, job.config, preparation.device)
+                return [Task(JobKind.CONFIRM, block, done.round + 1) for block in doubted]
+            if decision.flagged_labels and job.repair:
+                return [Task(JobKind.REPAIR, decision.flagged_labels, done.round)]
+            return [Task(JobKind.REPORT, round=done.round)]
         case JobKind.REPAIR:
-            return [] if job.repair_label is not None else [Task(JobKind.REPORT)]
+            return [] if job.repair_label is not None else [Task(JobKind.REPORT, round=done.round)]
         case JobKind.REPORT:
             return []

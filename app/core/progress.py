@@ -11,8 +11,8 @@ SHARES = {
     JobKind.INSPECT: 1,
     JobKind.PREPARE: 14,
     JobKind.INVERT: 61,
+    JobKind.DECIDE: 1,  # the first time; once labels in doubt were searched again, it takes no time to speak of
     JobKind.CONFIRM: 4,
-    JobKind.DECIDE: 1,
     JobKind.REPAIR: 15,
     JobKind.REPORT: 4,
 }

@@ -10,7 +10,7 @@ from app.core.errors import Problem
 from app.core.findings import Decision, Preparation
 from app.core.jobs import ScanJob
 from app.core.lifecycle import JOB_MOVES, MOST_LOSSES, OPEN_JOBS, OPEN_SCANS, JobState, ScanStatus
-from app.core.plan import FIRST, JobKind, Task, next_tasks
+from app.core.plan import FIRST, next_tasks
 from app.core.repository import jobs, scans
 from app.core.tables import Job, Scan, now
 
@@ -52,7 +52,10 @@ def done(
     preparation: Preparation | None,
     decision: Decision | None,
 ) -> list[str]:
-    """A job held under a lease has ended well: make what follows ready. Returns the queues to ring."""
+    """A job held under a lease has ended well: make what follows ready. Returns the queues to ring.
+
+    `decision` is that of the job's round. A job that is there, whatever became of it, is not made again.
+    """
     scan = scans.lock(session, job.scan_id)
     assert scan is not None
     _end(job, JobState.DONE)
@@ -62,10 +65,9 @@ def done(
     if scan.cancel_requested:
         _end_if_idle(session, scan)
         return []
-    if job.kind == JobKind.INVERT and jobs.of_scan(session, scan.id, *OPEN_JOBS):
+    if jobs.of_scan(session, scan.id, *OPEN_JOBS):
         return []
-    task = Task(JobKind(job.kind), tuple(job.labels))
-    following = next_tasks(task, request, preparation, decision)
+    following = next_tasks(jobs.task_of(job), request, preparation, decision)
     added = [task for task in following if jobs.add(session, scan, task, compute_queue)]
     return [job.queue for job in jobs.of_scan(session, scan.id, JobState.READY)] if added else []
 
@@ -110,17 +112,21 @@ def cancel(session: Session, scan: Scan) -> None:
 def go_on(session: Session, scan: Scan) -> None:
     """Nothing of a locked, open scan is left to do, and it has not ended: what follows its last job was missed.
 
-    That job is made ready again; it finds its results, or costs one block. Without one the scan cannot go on.
+    That job is made ready again; it finds its results, or costs one block. It counts as a loss, so what cannot go on
+    comes to an end, as does a scan of which no job is done.
     """
     if jobs.of_scan(session, scan.id, *OPEN_JOBS):
         return  # somebody was quicker
     if scan.cancel_requested:
         _end_if_idle(session, scan)
-    elif done := jobs.of_scan(session, scan.id, JobState.DONE):
-        _make_ready(done[-1])
-        session.flush()
-    else:
+        return
+    last = next(reversed(jobs.of_scan(session, scan.id, JobState.DONE)), None)
+    if last is None or last.losses + 1 >= MOST_LOSSES:
         scans.move(session, scan, ScanStatus.FAILED, problem=NOTHING_LEFT.to_json())
+        return
+    last.losses += 1
+    _make_ready(last)
+    session.flush()
 
 
 def _end_if_idle(session: Session, scan: Scan) -> None:

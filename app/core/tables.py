@@ -134,7 +134,7 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        UniqueConstraint("scan_id", "kind", "key"),
+        UniqueConstraint("scan_id", "kind", "round", "key"),
         Index(None, "state", "queue", "priority", "scan_id"),
     )
 
@@ -142,7 +142,7 @@ class Job(Base):
     tenant_id: Mapped[str] = _tenant()
     scan_id: Mapped[str] = mapped_column(ForeignKey("scans.id", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(String(16))
-    key: Mapped[str] = mapped_column(String(32), default="")  # tells jobs of one kind apart: the block's first label
+    key: Mapped[str] = mapped_column(String(32), default="")  # tells those of a kind and round apart: the first label
     labels: Mapped[list[Any]]
     queue: Mapped[str] = mapped_column(String(16))
     priority: Mapped[int] = mapped_column(Integer, default=0)
@@ -158,6 +158,7 @@ class Job(Base):
     created_at: Mapped[float] = mapped_column(default=now())
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
+    round: Mapped[int] = mapped_column(Integer, default=0)  # of searches, from 0
 
 
 class LabelRow(Base):

@@ -50,8 +50,8 @@ STAGES = {
     JobKind.INSPECT: "Looking at the files",
     JobKind.PREPARE: "Loading the model, fitting the images to it",
     JobKind.INVERT: "Searching a trigger for each label",
-    JobKind.CONFIRM: "Searching again where a label stands out",
     JobKind.DECIDE: "Comparing the labels",
+    JobKind.CONFIRM: "Searching again where a label stands out",
     JobKind.REPAIR: "Unlearning the trigger",
     JobKind.REPORT: "Writing the report",
 }

@@ -11,6 +11,7 @@ from app.core.config import InversionConfig, ScanConfig
 from app.core.findings import (
     Caveat,
     ClassAccuracy,
+    Confirmation,
     Decision,
     FamilyFinding,
     InputSpec,
@@ -93,6 +94,22 @@ def test_a_job_and_its_results_are_read_as_they_were_written(tmp_path: Path) -> 
     assert directory.read_repair() == REPAIR
     assert directory.read_findings() == list(FINDINGS), "in label order"
     assert directory.read_finding(3) == FINDINGS[3]
+
+
+def test_each_round_has_a_decision_of_its_own_and_the_first_one_knows_nothing_of_second_searches(
+    tmp_path: Path,
+) -> None:
+    directory, again = JobDirectory(tmp_path), Confirmation(0.3, 0.9, False)
+    for finding in FINDINGS:
+        directory.write_finding(finding)
+    directory.write_confirmation(3, "dynamic", again)
+    assert directory.read_findings() == list(FINDINGS)
+    (found,) = directory.read_findings(round=1)[3].families
+    assert found == replace(FINDINGS[3].families[0], confirmation=again)
+    later = replace(DECISION, verdict=Verdict.BACKDOORED)
+    directory.write_decision(DECISION)
+    directory.write_decision(later, round=1)
+    assert [directory.read_decision(round) for round in range(3)] == [DECISION, later, None]
 
 
 def test_a_number_that_is_none_in_what_an_earlier_version_wrote_is_read_as_none() -> None:

@@ -9,20 +9,26 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import MetaData, func, inspect, select, text
 
 from app.core import migrating
 from app.core.database import Database
+from app.core.lifecycle import JobState
 from app.core.migrating import MigrationState
+from app.core.plan import JobKind, Task
+from app.core.repository import jobs
+from app.core.repository.jobs import Lease
 from app.core.tables import DEFAULT_TENANT, Base, Job, Tenant
 from tests import factories
 
-ALTERS_SCANS = """
+NEXT = f'revision, down_revision = "9000", {ScriptDirectory(migrating.SCRIPTS).get_current_head()!r}'
+ALTERS_SCANS = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "0002", "0001"
+{NEXT}
 
 def upgrade():
     with op.batch_alter_table("scans", recreate="auto") as scans:
@@ -31,10 +37,10 @@ def upgrade():
 def downgrade():
     pass
 """
-FAILS_HALF_WAY = """
+FAILS_HALF_WAY = f"""
 from alembic import op
 
-revision, down_revision = "0002", "0001"
+{NEXT}
 
 def upgrade():
     op.drop_table("workers")
@@ -96,6 +102,25 @@ def test_migrations_go_up_and_down_and_up_again(empty_database: Database) -> Non
     assert shape(empty_database) == first
 
 
+def test_what_was_open_before_there_were_rounds_goes_on_with_the_decision_that_comes_first_now(
+    database: Database,
+) -> None:
+    with database.writing() as session:
+        scans = [factories.scan(session) for _ in range(3)]
+        searches = [factories.job(session, scan, Task(JobKind.CONFIRM), "gpu") for scan in scans]
+        searches[1].state, searches[1].lease_token, searches[2].state = JobState.RUNNING, 3, JobState.DONE
+        lost = Lease(searches[1].id, 3)
+    migrating.downgrade(database, "0001")
+    migrating.upgrade(database)
+    with database.writing() as session:
+        found = [
+            (job.kind, job.round, job.queue, job.state) for (job,) in (factories.jobs_of(session, s) for s in scans)
+        ]
+        first = ("decide", 0, "cpu", "ready")
+        assert found == [first, first, ("confirm", 0, "gpu", "done")]
+        assert jobs.held(session, lost) is None
+
+
 def test_a_migrated_database_has_the_default_tenant(database: Database) -> None:
     with database.reading() as session:
         assert session.scalars(select(Tenant.id)).all() == [DEFAULT_TENANT]
@@ -133,7 +158,7 @@ def test_a_migrated_database_is_current(database: Database) -> None:
 
 
 def test_a_database_is_behind_when_the_code_knows_more_migrations(database: Database, scripts: Path) -> None:
-    (scripts / "0002_wider.py").write_text(ALTERS_SCANS)
+    (scripts / "9000_wider.py").write_text(ALTERS_SCANS)
     assert migrating.state(database) is MigrationState.BEHIND
     migrating.upgrade(database)
     assert migrating.state(database) is MigrationState.CURRENT
@@ -150,7 +175,7 @@ def test_a_database_that_a_newer_release_migrated_is_ahead_and_left_alone(databa
 def test_altering_a_table_keeps_the_rows_that_point_to_it(database: Database, scripts: Path) -> None:
     with database.writing() as session:
         factories.begun(session)
-    (scripts / "0002_wider.py").write_text(ALTERS_SCANS)
+    (scripts / "9000_wider.py").write_text(ALTERS_SCANS)
     migrating.upgrade(database)
     with database.writing() as session:
         assert session.scalar(select(func.count()).select_from(Job)) == 1
@@ -160,7 +185,7 @@ def test_altering_a_table_keeps_the_rows_that_point_to_it(database: Database, sc
 
 def test_a_migration_that_fails_has_not_happened(database: Database, scripts: Path) -> None:
     before = shape(database)
-    (scripts / "0002_fails.py").write_text(FAILS_HALF_WAY)
+    (scripts / "9000_fails.py").write_text(FAILS_HALF_WAY)
     with pytest.raises(Exception, match="nonsense"):
         migrating.upgrade(database)
     assert shape(database) == before

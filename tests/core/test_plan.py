@@ -1,4 +1,7 @@
-"""The plan: every scan ends in a report, and each label is searched in one block."""
+"""The plan: every scan ends, in a report; each label is searched in one block, and again where it is in doubt."""
+
+from collections.abc import Collection
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,24 +10,30 @@ from app.core.config import ScanConfig
 from app.core.findings import Reason
 from app.core.jobs import ScanJob
 from app.core.plan import BLOCKS_IN_ONE, FIRST, JobKind, Task, blocks, next_tasks
+from app.core.presets import PRESETS
 from tests import factories
 
 
 def walked(
     job: ScanJob,
     num_labels: int,
-    reasons: tuple[Reason, ...],
-    flagged: tuple[int, ...],
+    reasons: tuple[Reason, ...] = (),
+    flagged: tuple[int, ...] = (),
     prepares: JobKind = JobKind.PREPARE,
+    doubted: Collection[int] = (),
 ) -> list[Task]:
-    """The tasks of a whole scan, one after the other; `prepares` is the one that leaves the preparation."""
-    known, decision = factories.preparation(num_labels, reasons), factories.decision(*flagged)
-    waiting, done = [FIRST], []
+    """The tasks of a whole scan, one after the other; `prepares` is the one that leaves the preparation.
+
+    The first decision doubts labels, the last one flags some.
+    """
+    known, waiting, done = factories.preparation(num_labels, reasons), [FIRST], []
     while waiting:
         task = waiting.pop(0)
         done.append(task)
         preparation = known if any(task.kind is prepares for task in done) else None
-        if task.kind is not JobKind.INVERT or JobKind.INVERT not in {other.kind for other in waiting}:
+        first = doubted and task.round == 0
+        decision = factories.decision(doubted=doubted) if first else factories.decision(*flagged)
+        if not waiting:
             waiting += next_tasks(task, job, preparation, decision)
     return done
 
@@ -54,17 +63,64 @@ def test_every_label_is_in_one_block_and_no_block_is_too_large(
     repair=st.booleans(),
     flagged=st.sets(st.integers(0, 2)),
 )
-def test_every_scan_searches_every_label_decides_once_and_ends_in_a_report(
+def test_every_scan_searches_every_label_decides_and_ends_in_a_report(
     num_labels: int, size: int, confirms: bool, repair: bool, flagged: set[int]
 ) -> None:
     config = ScanConfig(confirms=confirms, labels_per_block=size)
     tasks = walked(factories.request(config=config, repair=repair), num_labels, (), tuple(sorted(flagged)))
     searched = [label for task in tasks if task.kind is JobKind.INVERT for label in task.labels]
     assert searched == list(range(num_labels))
-    again = ["confirm"] if confirms else []
-    ends = [*again, "decide", "repair", "report"] if repair and flagged else [*again, "decide", "report"]
+    ends = ["decide", "repair", "report"] if repair and flagged else ["decide", "report"]
     assert kinds([task for task in tasks if task.kind is not JobKind.INVERT]) == ["inspect", "prepare", *ends]
     assert kinds(tasks)[-len(ends) :] == ends
+    assert {task.round for task in tasks} == {0}, "nothing was in doubt"
+
+
+def test_what_is_in_doubt_is_searched_again_in_blocks_and_decided_once_more() -> None:
+    asked = factories.request(config=ScanConfig(confirms=True, labels_per_block=2), repair=True)
+    tasks = walked(asked, 6, flagged=(4,), doubted=(5, 1, 4))
+    assert tasks[tasks.index(Task(JobKind.DECIDE)) :] == [
+        Task(JobKind.DECIDE),
+        Task(JobKind.CONFIRM, (1, 4), 1),
+        Task(JobKind.CONFIRM, (5,), 1),
+        Task(JobKind.DECIDE, (), 1),
+        Task(JobKind.REPAIR, (4,), 1),
+        Task(JobKind.REPORT, (), 1),
+    ]
+
+
+def test_the_paper_searches_once_whatever_is_in_doubt() -> None:
+    tasks = walked(factories.request(config=PRESETS["paper"]), 6, doubted=(1, 4))
+    assert JobKind.CONFIRM not in kinds(tasks) and {task.round for task in tasks} == {0}
+
+
+@given(
+    data=st.data(),
+    num_labels=st.integers(1, 12),
+    confirms=st.booleans(),
+    asked=st.sampled_from([{}, {"repair": True}, {"repair": True, "repair_label": 0}, {"check": True}]),
+)
+def test_in_whatever_order_its_tasks_finish_a_scan_ends_and_does_none_twice(
+    data: st.DataObject, num_labels: int, confirms: bool, asked: dict[str, Any]
+) -> None:
+    """Even if every decision doubts and accuses as it likes. What follows comes later in the order of the plan."""
+    job = factories.request(config=ScanConfig(confirms=confirms, labels_per_block=2), **asked)
+    labels = st.sets(st.integers(0, num_labels - 1))
+    waiting, done = {FIRST}, set[tuple[Any, ...]]()
+    while waiting:
+        task = data.draw(st.sampled_from(sorted(waiting, key=str)))
+        waiting.remove(task)
+        known = task.kind, task.round, task.labels[:1]
+        assert known not in done and task.round <= job.config.last_round
+        done.add(known)
+        if not waiting:
+            preparation = None if task == FIRST else factories.preparation(num_labels)
+            decision = factories.decision(*data.draw(labels), doubted=data.draw(labels))
+            following = next_tasks(task, job, preparation, decision)
+            assert len(set(following)) == len(following)
+            waiting = set(following)
+    if not asked.keys() & {"check", "repair_label"}:
+        assert task.kind is JobKind.REPORT
 
 
 def test_a_repair_unlearns_the_flagged_labels() -> None:

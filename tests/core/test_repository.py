@@ -88,7 +88,17 @@ def test_a_job_is_made_once(database: Database) -> None:
     with database.writing() as session:
         scan = factories.begun(session)
         assert not jobs.add(session, scan, Task(JobKind.INSPECT), "cpu")
-        assert jobs.counts(session) == [("cpu", "ready", 1)]
+        assert jobs.add(session, factories.scan(session), Task(JobKind.INSPECT), "cpu"), "of another scan"
+        assert jobs.counts(session) == [("cpu", "ready", 2)]
+
+
+def test_a_round_has_jobs_of_its_own(database: Database) -> None:
+    tasks = [Task(JobKind.DECIDE), Task(JobKind.DECIDE, round=1), Task(JobKind.CONFIRM, (3, 4), 1)]
+    with database.writing() as session:
+        scan = factories.scan(session)
+        for task in tasks:
+            assert jobs.add(session, scan, task, "cpu") and not jobs.add(session, scan, task, "cpu")
+        assert [jobs.task_of(job) for job in factories.jobs_of(session, scan)] == tasks
 
 
 # Leases

@@ -4,12 +4,15 @@ import time
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from app.core import scheduling
+from app.core.config import InversionConfig, ScanConfig
 from app.core.database import Database
+from app.core.findings import Decision
 from app.core.jobs import ScanJob
-from app.core.lifecycle import MOST_LOSSES, JobState, ScanStatus
+from app.core.lifecycle import MOST_LOSSES, OPEN_SCANS, JobState, ScanStatus
 from app.core.plan import JobKind, Task
 from app.core.repository import jobs, scans
 from app.core.repository.jobs import Lease
@@ -21,9 +24,9 @@ from tests.threads import at_once
 FLAGGED = factories.decision(0, 2)
 
 
-def end(session: Session, job: Job, request: ScanJob | None = None) -> list[str]:
+def end(session: Session, job: Job, request: ScanJob | None = None, decision: Decision = FLAGGED) -> list[str]:
     """A worker has done its job; three labels were prepared for, and the decision flags two."""
-    return scheduling.done(session, job, "gpu", request or factories.request(), factories.preparation(3), FLAGGED)
+    return scheduling.done(session, job, "gpu", request or factories.request(), factories.preparation(3), decision)
 
 
 def kinds(session: Session, scan: Scan, state: JobState) -> list[str]:
@@ -42,13 +45,13 @@ def events_of(database: Database, scan: Scan) -> list[str]:
         return [event.name for event in scans.events_after(session, scan, 0)]
 
 
-def two_blocks_at_work(database: Database) -> tuple[Scan, list[Lease]]:
+def two_blocks_at_work(database: Database, kind: JobKind = JobKind.INVERT, round: int = 0) -> tuple[Scan, list[Lease]]:
     """A running scan whose last two blocks are with two workers."""
     with database.writing() as session:
         scan = factories.scan(session)
         leases = []
         for label in (0, 5):
-            factories.job(session, scan, Task(JobKind.INVERT, (label,)))
+            factories.job(session, scan, Task(kind, (label,), round))
             job = factories.taken(session, scan)
             leases.append(Lease(job.id, job.lease_token))
     return scan, leases
@@ -81,6 +84,58 @@ def test_a_scan_goes_through_its_plan_and_rings_for_each_next_job(database: Data
     assert events_of(database, scan) == ["queued", "running", *stages]
 
 
+def test_labels_in_doubt_make_a_second_round_of_jobs_each_of_them_once(database: Database) -> None:
+    one_by_one = InversionConfig(labels_per_block=1)
+    request = factories.request(config=ScanConfig(confirms=True, inversion=one_by_one), repair=True)
+    decisions, done = [factories.decision(doubted=(0, 2)), factories.decision(2)], []
+    with database.writing() as session:
+        scan = factories.begun(session)
+    while (job := claimed_job(database)) is not None:
+        done.append((job.kind, job.round, job.labels))
+        with database.writing() as session:
+            held = jobs.held(session, Lease(job.id, job.lease_token))
+            assert held is not None
+            end(session, held, request, decisions[held.round])
+    assert done[5:] == [
+        ("decide", 0, []),
+        ("confirm", 1, [0]),
+        ("confirm", 1, [2]),
+        ("decide", 1, []),
+        ("repair", 1, [2]),
+        ("report", 1, []),
+    ]
+    with database.reading() as session:
+        told = [event.data["stage"] for event in scans.events_after(session, scan, 0) if event.name == "stage"]
+    assert told == ["inspect", "prepare", "invert", "decide", "confirm", "decide", "repair", "report"]
+
+
+def claimed_job(database: Database) -> Job | None:
+    with database.writing() as session:
+        job = jobs.claim(session, ["cpu", "gpu"], "worker", 60)
+        assert job is None or scheduling.claimed(session, job)
+        return job
+
+
+def test_a_scan_of_which_nothing_follows_comes_to_an_end(database: Database) -> None:
+    """Its last job is done again, in case that what follows was missed; but not for ever."""
+    with database.writing() as session:
+        scan = factories.begun(session)
+    for _ in range(MOST_LOSSES):
+        assert status_of(database, scan) in OPEN_SCANS
+        with database.writing() as session:
+            job = factories.taken(session, scan)
+            end(session, job)
+            session.execute(delete(Job).where(Job.id != job.id))
+        with database.writing() as session:
+            locked = scans.lock(session, scan.id)
+            assert locked is not None
+            scheduling.go_on(session, locked)
+    with database.reading() as session:
+        found = scans.find(session, DEFAULT_TENANT, scan.id)
+        assert found is not None and found.status == ScanStatus.FAILED
+        assert found.problem == scheduling.NOTHING_LEFT.to_json()
+
+
 def test_a_scan_runs_from_its_first_claim_and_shows_the_stage_of_the_newest(database: Database) -> None:
     with database.writing() as session:
         scan = factories.begun(session)
@@ -93,7 +148,10 @@ def test_a_scan_runs_from_its_first_claim_and_shows_the_stage_of_the_newest(data
     assert (found.status, found.stage) == (ScanStatus.RUNNING, JobKind.PREPARE)
 
 
-def test_of_two_workers_that_end_the_last_two_blocks_at_once_one_asks_for_the_decision(database: Database) -> None:
+@pytest.mark.parametrize(("kind", "round"), [(JobKind.INVERT, 0), (JobKind.CONFIRM, 1)])
+def test_of_two_workers_that_end_the_last_two_blocks_at_once_one_asks_for_the_decision(
+    database: Database, kind: JobKind, round: int
+) -> None:
     def finish(lease: Lease) -> list[str]:
         with database.writing() as session:
             job = jobs.held(session, lease)
@@ -102,11 +160,12 @@ def test_of_two_workers_that_end_the_last_two_blocks_at_once_one_asks_for_the_de
             return end(session, job)
 
     for _ in range(5):
-        scan, leases = two_blocks_at_work(database)
+        scan, leases = two_blocks_at_work(database, kind, round)
         rung = at_once(*[lambda lease=lease: finish(lease) for lease in leases])
         assert sorted(rung) == [[], ["cpu"]]
         with database.reading() as session:
-            assert kinds(session, scan, JobState.READY) == [JobKind.DECIDE]
+            (ready,) = jobs.of_scan(session, scan.id, JobState.READY)
+            assert (ready.kind, ready.round) == (JobKind.DECIDE, round)
 
 
 def test_a_block_that_ends_before_the_others_asks_for_nothing(database: Database) -> None:

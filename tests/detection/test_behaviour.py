@@ -18,7 +18,16 @@ from models.scores import Output, recognise_output
 from models.suspect import load_suspect
 from tests.corpus.benign import BATCH_STATISTICS, BenignCase, benign_archives, small
 from tests.corpus.committed import OlderArchive, older_archives
-from tests.toys import AsProbabilities, SubtractsTheBatchMean, ToyNet, Watching, plain_spec, save_toy, toy_images
+from tests.toys import (
+    AsProbabilities,
+    SubtractsTheBatchMean,
+    ToyNet,
+    Watching,
+    as_source,
+    plain_spec,
+    save_toy,
+    toy_images,
+)
 from worker.detection.behaviour import FAR, PROBES, TOLERANCE, probe_behaviour
 from worker.detection.choosing import choose_output
 
@@ -34,7 +43,7 @@ def probed(path: Path, images: Tensor = IMAGES) -> dict[Probe, ProbeFinding]:
     manner, _ = manner_of(suspect, images, [channels])
     scorer = choose_output(Scorer(suspect, manner), images[:8], None, None, lambda scorer: 0.0).scorer
     output, manner = recognise_output(probe_scores(scorer, images[:8])), scorer.manner
-    found = probe_behaviour(never_called, plain_spec(channels, side), output, manner, images, MOST)
+    found = probe_behaviour(never_called, plain_spec(channels, side), output, manner, as_source(images), MOST)
     assert [finding.probe for finding in found] == list(PROBES) == list(Probe)
     return {finding.probe: finding for finding in found}
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from app.core.config import InversionConfig, SearchConfig
 from models.perceptual import PACKAGED, load_perceptual
 from tests.detection.beginnings import SHAPE, begun, each
-from tests.toys import SIDE, ToyNet, toy_images, toy_labels
+from tests.toys import SIDE, ToyNet, as_source, toy_images, toy_labels
 from worker.detection.clean import CleanImages, random_numbers
 from worker.detection.families.base import Beginning, Triggers
 from worker.detection.families.dynamic import Generators, pretrain_generator
@@ -24,7 +24,7 @@ IMAGES_TNCHW = torch.rand((LABELS, 4, 1, SIDE, SIDE), generator=torch.Generator(
 
 
 def clean_images(labels: int = 6) -> CleanImages:
-    return CleanImages.measure(toy_images(4, labels), toy_labels(4, labels), load_perceptual(PACKAGED))
+    return CleanImages(as_source(toy_images(4, labels)), toy_labels(4, labels), load_perceptual(PACKAGED))
 
 
 def generators(norm: Literal["l1", "lpips"] = "l1") -> Triggers:
@@ -87,6 +87,14 @@ def test_costs_are_one_for_each_label_and_reach_its_parameters_only(family: str)
     (first, *_) = torch.autograd.grad(cost_T[1], list(triggers.parameters()), allow_unused=True)
     if not family.startswith("dynamic"):  # whose labels have parameters each of their own
         assert first[1].abs().max() > 0 and first[[0, 2]].abs().max() == 0
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_a_norm_is_the_same_over_batches_of_the_images(family: str) -> None:
+    trigger, weights = MAKERS[family]().of(1), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    images, triggered = IMAGES_TNCHW[1], trigger.on(IMAGES_TNCHW[1])
+    over = trigger.norm_over(iter(images.split(3)), weights)
+    torch.testing.assert_close(over, trigger.norm(images[None], triggered[None], weights))
 
 
 def test_by_lpips_a_norm_is_the_root_of_the_mean_distance() -> None:

@@ -13,7 +13,7 @@ from models.classifier import Classifier
 from models.generator import TriggerGenerator
 from models.perceptual import PACKAGED, PerceptualDistance, load_perceptual
 from tests.detection.beginnings import SHAPE, begun, each
-from tests.toys import QUICK, SHORT, SIDE, ToyNet, plain_spec, toy_images, toy_labels
+from tests.toys import QUICK, SHORT, SIDE, ToyNet, all_of, as_source, plain_spec, toy_images, toy_labels
 from worker.detection.clean import CleanImages, classes_alike
 from worker.detection.families.base import Beginning
 from worker.detection.families.dynamic import Generators, pretrain_generator
@@ -30,7 +30,7 @@ def perceptual() -> PerceptualDistance:
 
 @pytest.fixture(scope="module")
 def clean(perceptual: PerceptualDistance) -> CleanImages:
-    return CleanImages.measure(toy_images(2), toy_labels(2), perceptual)
+    return CleanImages(as_source(toy_images(2)), toy_labels(2), perceptual)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_a_residual_start_is_the_identity_and_a_trained_one_comes_closer_to_it(
 ) -> None:
     def distance(start: str, epochs: int) -> float:
         config = replace(QUICK, identity_start=start, pretrain_epochs=epochs, learning_rate=1e-2)
-        generated = pretrain_generator(clean, perceptual, config, seed=0)(clean.images_NCHW)
-        return (generated - clean.images_NCHW).abs().mean().item()
+        generated = pretrain_generator(clean, perceptual, config, seed=0)(all_of(clean.images))
+        return (generated - all_of(clean.images)).abs().mean().item()
 
     assert distance("residual", 0) == 0.0
     assert distance("trained", 60) < 0.5 * distance("trained", 0)
@@ -160,9 +160,9 @@ def test_at_equal_success_every_trigger_carries_the_share_and_hardly_more(
     targets, others = [PLANTED] * 3, clean.others(PLANTED)
     scaled, reached = at_equal_success(suspect, clean, [others] * 3, targets, Patches(mask.clone(), pattern), level)
     assert reached.all()
-    norms = scaled.norm(clean.images_NCHW[None], clean.images_NCHW[None])
+    norms = scaled.norm(all_of(clean.images)[None], all_of(clean.images)[None])
     torch.testing.assert_close(norms, norms.mean().expand(3), rtol=0.05, atol=0)
-    images = clean.images_NCHW[others]
+    images = clean.images[others]
     for index in range(3):
         carried = (suspect(scaled.of(index).on(images)).argmax(1) == PLANTED).float().mean()
         weaker = (
@@ -204,9 +204,9 @@ class RootsOfPixels(nn.Module):
 
 
 def test_a_gradient_that_is_not_a_number_moves_no_trigger(clean: CleanImages, perceptual: PerceptualDistance) -> None:
-    images = clean.images_NCHW.clone()
+    images = all_of(clean.images)
     images[::2, :, :4] = 0
-    blackened = CleanImages.measure(images, clean.labels_N, perceptual)
+    blackened = CleanImages(as_source(images), clean.labels_N, perceptual)
     suspect = Classifier(RootsOfPixels(), plain_spec()).requires_grad_(False)
     warps = begun("warp", range(3))
     for found in invert_triggers(suspect, blackened, blackened, range(3), warps, SearchConfig(steps=5), seed=0):
@@ -218,7 +218,7 @@ def test_a_label_is_searched_alike_beside_one_that_most_images_have(
 ) -> None:
     labels = toy_labels(4)
     labels[:18] = 0
-    clean = CleanImages.measure(toy_images(4), labels, perceptual)
+    clean = CleanImages(as_source(toy_images(4)), labels, perceptual)
     assert clean.fewest_others == len(clean.others(0)) < QUICK.batch_size
     beside, alone = (search(suspect, clean, perceptual, QUICK, block)[-1] for block in ([0, 1], [1]))
     assert beside.norm == pytest.approx(alone.norm, rel=1e-3)

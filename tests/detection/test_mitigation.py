@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from app.core.config import MatchingConfig, RepairConfig
 from models.classifier import Classifier
-from tests.toys import SIDE, VEIL, ToyNet, plain_spec, toy_images, toy_labels
+from tests.toys import SIDE, VEIL, ToyNet, as_source, plain_spec, toy_images, toy_labels
+from worker.detection import images
 from worker.detection.families.static import Patches
 from worker.detection.metrics import attack_success_rate, clean_accuracy
 from worker.detection.mitigation import match_scores, unlearn_trigger
 
 PLANTED = 2
-SEEN, UNSEEN = toy_images(4, seed=0), toy_images(10, seed=1)
+SEEN, UNSEEN = as_source(toy_images(4, seed=0)), toy_images(10, seed=1)
 
 
 class Veil(nn.Module):
@@ -112,6 +113,21 @@ def test_the_same_seed_gives_the_same_weights(repair: Callable[..., None]) -> No
     repair(other, seed=1)
     assert all(map(torch.equal, one.module.parameters(), again.module.parameters()))
     assert not all(map(torch.equal, one.module.parameters(), other.module.parameters()))
+
+
+@pytest.mark.parametrize("repair", [unlearn, match])
+def test_a_batch_of_large_images_is_seen_in_pieces_and_teaches_the_same(
+    repair: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, in_pieces = suspect(), suspect()
+    repair(whole)
+    seen: list[int] = []
+    in_pieces.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    monkeypatch.setattr(images, "ON_CPU", 7 * 4 * SIDE**2)
+    repair(in_pieces)
+    assert max(seen) == 7
+    for one, other in zip(whole.module.parameters(), in_pieces.module.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 class DropoutBlock(nn.Module):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.student import random_student
+from tests.toys import as_source
 from worker.detection import recorded
 from worker.detection.recorded import Recorded, adam
 from worker.detection.students import train_student
@@ -41,7 +42,7 @@ def test_a_schedule_changes_the_rate_of_the_next_step(device: str) -> None:
 
 @needs_gpu
 def test_a_student_learns_the_same_from_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = torch.rand((60, 1, 28, 28), generator=torch.Generator().manual_seed(0)).cuda()
+    images = as_source(torch.rand((60, 1, 28, 28), generator=torch.Generator().manual_seed(0)).cuda())
     classifier = random_student(1, 10, seed=1).cuda().eval()
     replayed = train_student(classifier, images, seed=2)
     monkeypatch.setattr(recorded, "WARM_UPS", math.inf)

@@ -24,7 +24,7 @@ from app.core.findings import (
     most_suspicious_family,
 )
 from app.core.presets import PRESETS
-from worker.detection.verdict import decide_verdict, in_doubt
+from worker.detection.verdict import decide_verdict
 
 EVEN = (0.10, 0.11, 0.12, 0.13, 0.14, 0.15)
 ONE_LOW = (0.10, 0.11, 0.01, 0.13, 0.14, 0.15)
@@ -63,6 +63,24 @@ def test_a_label_far_below_the_others_is_an_accusation_that_says_it_is_unconfirm
     assert decision.reasons == () and Caveat.UNCONFIRMED in decision.caveats
     assert decision.model_anomaly_index == decision.labels[2].families[0].anomaly_index
     assert decision.model_anomaly_index is not None and decision.model_anomaly_index > 2
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_what_one_label_is_cleared_of_does_not_clear_another(confirmed: bool) -> None:
+    """One that is confirmed is accused whatever became of others; they are shown as not confirmed."""
+    two_easier = [*EASIER[:8], 0.4 * NATURAL[8], NATURAL[9]]
+    again = {
+        4: Confirmation(0.4 * NATURAL[4] if confirmed else NATURAL[4], 0.95, False),
+        8: Confirmation(NATURAL[8], 0.95, False),
+    }
+    found = [
+        replace(f, families=(f.families[0], replace(f.families[1], confirmation=again.get(f.label))))
+        for f in standard_findings(two_easier)
+    ]
+    decision = standard(found)
+    assert decision.flagged_labels == ((4,) if confirmed else ())
+    assert decision.reasons == (() if confirmed else (Reason.NOT_CONFIRMED,))
+    assert decision.labels[8].families[1].unconfirmed
 
 
 def test_labels_that_are_alike_give_no_finding() -> None:
@@ -237,10 +255,11 @@ def test_a_family_that_is_not_searched_on_students_is_read_against_what_they_say
 
 
 def test_what_stands_out_is_searched_again_and_accused_only_if_it_does_so_again() -> None:
-    assert in_doubt(standard_findings(EASIER), STANDARD) == [(4, "static")]
+    first = standard(standard_findings(EASIER, confirmation=None))
+    assert first.doubted_labels == (4,) and first.labels[4].families_in_doubt == ("static",)
     decision = standard(LUCKY)
     assert decision.verdict is Verdict.INCONCLUSIVE and decision.reasons == (Reason.NOT_CONFIRMED,)
-    assert decision.flagged_labels == () and decision.labels[4].families[1].unconfirmed
+    assert decision.flagged_labels == decision.doubted_labels == () and decision.labels[4].families[1].unconfirmed
     again = decision.labels[4].families[1].confirmation
     assert again is not None and again.p_value is not None and again.p_value > STANDARD.false_alarm_rate  # type: ignore[operator]
     stuck = standard(standard_findings(EASIER, confirmation=Confirmation(0.01, 0.4, True)))
@@ -249,16 +268,17 @@ def test_what_stands_out_is_searched_again_and_accused_only_if_it_does_so_again(
     assert diverged.reasons == (Reason.NOT_CONFIRMED,), "nor does one that comes to no number"
 
 
-def test_an_accusation_that_was_not_searched_again_decides_nothing() -> None:
+def test_what_was_not_searched_again_is_in_doubt_and_neither_accused_nor_cleared() -> None:
     decision = standard(standard_findings(EASIER, confirmation=None))
     assert decision.reasons == (Reason.SEARCH_TRUNCATED,) and decision.verdict is Verdict.INCONCLUSIVE
+    assert decision.flagged_labels == () and most_suspicious_family(decision.labels) == "static"
     assert standard(standard_findings(NATURAL, confirmation=None)).reasons == (), "nothing stands out"
 
 
 def test_a_trigger_that_works_on_students_is_natural_and_not_searched_again() -> None:
     natural = standard_findings(EASIER, student_success_rate=0.7, confirmation=None)
-    assert in_doubt(natural, STANDARD) == []
     decision = standard(natural)
+    assert decision.doubted_labels == ()
     assert decision.verdict is Verdict.NO_BACKDOOR_FOUND
     assert [finding.families[1].natural for finding in decision.labels].index(True) == 4
     assert standard(standard_findings(EASIER, student_success_rate=0.03)).flagged_labels == (4,)

@@ -14,6 +14,7 @@ from app.actions import ScanRequest
 from app.core.clock import MACHINE, Clock
 from app.core.config import ScanConfig
 from app.core.database import Database
+from app.core.findings import Confirmation
 from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
@@ -91,10 +92,11 @@ def scan_of(service: Service, scan_id: str) -> Scan:
 
 
 def jobs_of(service: Service, scan_id: str) -> dict[str, Job]:
-    """A scan's jobs by kind, of several blocks with their first label: invert 0."""
+    """A scan's jobs by kind, of several blocks with their first label, in a further round with that:
+    invert 0, decide, confirm 3 in round 1."""
     with service.database.reading() as session:
         found = session.scalars(select(Job).where(Job.scan_id == scan_id).order_by(Job.id)).all()
-    return {f"{job.kind} {job.key}".strip(): job for job in found}
+    return {f"{job.kind} {job.key}".strip() + f" in round {job.round}" * (job.round > 0): job for job in found}
 
 
 def events_of(service: Service, scan_id: str) -> list[tuple[str, dict[str, Any]]]:
@@ -124,12 +126,14 @@ def at_work(runner: Runner) -> Iterator[threading.Thread]:
 
 
 class Workshop:
-    """Opens sessions, and knows what was done in all of them. `meanwhile` holds what happens during a kind of job."""
+    """Opens sessions, and knows what was done in all of them. `meanwhile` holds what happens during a kind of job,
+    `doubted` which labels are searched again, in vain."""
 
     def __init__(self) -> None:
         self.sessions: list[SwiftSession] = []
         self.done: list[Task] = []
         self.meanwhile: dict[JobKind, Callable[[SwiftSession], None]] = {}
+        self.doubted: tuple[int, ...] = ()
         self.after_label: Callable[[int], None] = lambda label: None
 
     def __call__(
@@ -193,7 +197,14 @@ class SwiftSession:
                 for label in task.labels:
                     self._search(label)
             case JobKind.DECIDE:
-                self.directory.write_decision(factories.decision())
+                doubted = () if task.round else self.workshop.doubted
+                self.directory.write_decision(factories.decision(doubted=doubted), task.round)
+            case JobKind.CONFIRM:
+                decision = self.directory.read_decision(task.round - 1)
+                assert decision is not None and set(task.labels) <= set(decision.doubted_labels)
+                for label in task.labels:
+                    self.directory.write_confirmation(label, "dynamic", Confirmation(0.5, 0.95, False))
+                    self.tell(event="step", done=1, of=1, labels=[label])
             case JobKind.REPORT:
                 self.directory.page.write_text("a page")
                 self.directory.write_report(

@@ -59,18 +59,24 @@ def test_a_task_finds_those_results_of_others_that_it_needs(desk: Desk, tmp_path
         "students.safetensors",
         *(f"triggers/{label:06d}-dynamic.safetensors" for label in range(3)),
     ]
-    names += ["labels/000000.json", "strips/000000-dynamic.png", "decision.json"]
+    names += ["labels/000000.json", "strips/000000-dynamic.png", "decision.json", "decision-1.json"]
+    names += ["confirmations/000000-dynamic.json"]
     leave(desk.directory, *names)
     others = [finished(JobKind.INVERT, desk.hand_in(LEASE, []))]
     expected = {
         Task(JobKind.INVERT, (0,)): {"preparation.json", "start.safetensors", "students.safetensors"},
-        Task(JobKind.CONFIRM): {"preparation.json", "start.safetensors", "labels/000000.json"},
-        Task(JobKind.DECIDE): {"preparation.json", "labels/000000.json", "decision.json"},
-        Task(JobKind.REPAIR, (1,)): {
-            "preparation.json", "decision.json", "start.safetensors", "triggers/000001-dynamic.safetensors"
+        Task(JobKind.CONFIRM, (0,), 1): {"preparation.json", "start.safetensors", "decision.json", "decision-1.json"},
+        Task(JobKind.DECIDE, (), 1): {
+            "preparation.json", "decision.json", "decision-1.json", "labels/000000.json",
+            "confirmations/000000-dynamic.json",
         },
-        Task(JobKind.REPORT): {
-            "preparation.json", "decision.json", "labels/000000.json", "strips/000000-dynamic.png", "timings.json"
+        Task(JobKind.REPAIR, (1,), 1): {
+            "preparation.json", "decision.json", "decision-1.json", "start.safetensors",
+            "triggers/000001-dynamic.safetensors",
+        },
+        Task(JobKind.REPORT, (), 1): {
+            "preparation.json", "decision.json", "decision-1.json", "labels/000000.json",
+            "confirmations/000000-dynamic.json", "strips/000000-dynamic.png", "timings.json",
         },
     }  # fmt: skip
     for task, needed in expected.items():

@@ -25,8 +25,9 @@ from app.core.report.figures import GAP, IMAGES, ROWS
 from app.core.verification import Outcome, verify
 from app.local_scan import run_tasks
 from benchmarks.victims.export import save_bundle
+from tests.clocks import PretendClock
 from tests.evasive_nets import ComparesCorner, Counts
-from tests.processes import engines_of, needs_proc, own_world, run_job
+from tests.processes import all_end, engines_of, needs_proc, own_world, run_job
 from tests.toys import (
     QUICK,
     SHORT,
@@ -39,7 +40,7 @@ from tests.toys import (
     toy_images,
     toy_labels,
 )
-from worker.launch import EngineCrashError, ScanSession
+from worker.launch import GRACE_SECONDS, EngineCrashError, ScanSession
 from worker.sandbox.events import Event
 
 
@@ -307,7 +308,7 @@ def test_a_class_that_the_bundle_lacks_is_read_alone_and_what_a_repair_does_to_i
     directory = place_job(tmp_path / "job", ToyNet(8, planted=2), bundle, config=config, repair=True)
     without(MISSING, directory.bundle)
     run_job(directory)
-    decision, document = directory.read_decision(), directory.read_report()
+    decision, document = directory.read_decision(round=1), directory.read_report()
     assert decision is not None and document is not None
     dynamic, static = decision.labels[MISSING].families
     assert static.reference_norms == (None,) and static.student_success_rate is None
@@ -355,7 +356,7 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
     directory = place_job(tmp_path / "job", ToyNet(8, planted=2), {"labels": 8}, config=config, repair=True)
     events = run_job(directory)
     families = ["dynamic", "static", "warp"]
-    decision, document = directory.read_decision(), directory.read_report()
+    decision, document = directory.read_decision(round=1), directory.read_report()
     assert decision is not None and document is not None
     for finding in decision.labels:
         assert [found.family for found in finding.families] == families
@@ -379,6 +380,84 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
     assert [event["done"] for event in steps] == list(range(1, 60 * 5 + 1)) and {event["of"] for event in steps} == {
         300
     }
+
+
+LUCKY = (1, 3)  # labels of a clean toy whose first searches are made to look so
+TWO_ROUNDS = replace(
+    PRESETS["standard"],
+    students=0,
+    inversion=InversionConfig(steps=60, success_level=0.95, learning_rate=2e-3, generator_width=4),
+    families={},
+    labels_per_block=3,
+)
+
+
+def run_with_luck(directory: JobDirectory, also: Callable[[Event], None], **limits: Any) -> list[Event]:
+    """A run whose first decision sees norms that are far too small for two of the labels."""
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if event == {"event": "stage", "stage": "decide"} and directory.read_decision() is None:
+            for label in LUCKY:
+                finding = directory.read_finding(label)
+                assert finding is not None and finding.families[0].norm is not None
+                [found] = finding.families
+                directory.write_finding(
+                    replace(finding, families=(replace(found, norm=finding.families[0].norm / 20),))
+                )
+        also(event)
+
+    with ScanSession(directory, listen, **limits) as session:
+        run_tasks(session, directory.read_job())
+    return events
+
+
+@pytest.fixture(scope="module")
+def not_confirmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobDirectory, list[Event]]:
+    directory = place_job(tmp_path_factory.mktemp("rounds") / "job", ToyNet(), {"per_label": 20}, config=TWO_ROUNDS)
+    return directory, run_with_luck(directory, lambda event: None)
+
+
+def test_labels_whose_first_search_was_lucky_are_searched_again_and_not_accused(
+    not_confirmed: tuple[JobDirectory, list[Event]],
+) -> None:
+    directory, events = not_confirmed
+    first, last, report = directory.read_decision(), directory.read_decision(round=1), directory.read_report()
+    assert first is not None and last is not None and report is not None
+    assert first.doubted_labels == LUCKY and first.flagged_labels == last.flagged_labels == ()
+    assert (report["verdict"], report["reasons"]) == ("inconclusive", ["not_confirmed"])
+    shown = {row["label"] for row in report["labels"] if row["families"][0]["unconfirmed"]}
+    assert shown == set(LUCKY) and "did not confirm it" in " ".join(directory.page.read_text().split())
+    assert {path.name for path in directory.result.glob("confirmations/*")} == {
+        f"{label:06d}-dynamic.json" for label in LUCKY
+    }
+    stages = [event["stage"] for event in events if event["event"] == "stage"]
+    assert stages[stages.index("decide") :] == ["decide", "confirm", "decide", "report"]
+    again = [event for event in events if event["event"] == "step" and event["labels"] == list(LUCKY)]
+    assert [event["done"] for event in again] == list(range(1, 121)) and {event["of"] for event in again} == {120}
+
+
+@needs_proc
+def test_an_engine_killed_in_the_second_round_leaves_a_partial_report_and_goes_on_there_to_the_same_end(
+    not_confirmed: tuple[JobDirectory, list[Event]], tmp_path: Path
+) -> None:
+    directory = place_job(tmp_path / "job", ToyNet(), {"per_label": 20}, config=TWO_ROUNDS)
+    clock = PretendClock("deadline")
+
+    def run_out_of_time_in_the_second_search(event: Event) -> None:
+        if event["event"] == "step" and event["labels"] == list(LUCKY) and event["done"] == 61:
+            clock.let_pass(600 + GRACE_SECONDS)
+            assert all_end(directory.root)
+
+    run_with_luck(directory, run_out_of_time_in_the_second_search, time_limit=600, clock=clock)
+    report = directory.read_report()
+    assert report is not None and report["reasons"] == ["search_truncated"] and report["flagged_labels"] == []
+    standing = [(found["unconfirmed"], found["in_doubt"]) for row in report["labels"] for found in row["families"]]
+    assert standing[LUCKY[0]] == (True, False) and standing[LUCKY[1]] == (False, True)
+    events = run_job(directory)
+    assert {event["of"] for event in events if event["event"] == "step"} == {60}, "one search was left to do"
+    assert contents(directory) == contents(not_confirmed[0])
 
 
 class BesideADecoy(nn.Module):

@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 
 from app import actions
 from app.api.checks import Checks
+from app.api.schemas import LabelResult
 from app.api.status import scan_state
 from app.core.config import ScanConfig
 from app.core.database import Database
@@ -127,6 +128,7 @@ def test_a_check_finishes_with_what_was_understood_and_without_a_verdict(
     assert {"Outputs", "Accuracy", "Classes", "Images", "Pixels", "Size"} <= {
         row["name"] for row in understood["facts"]
     }
+    assert understood["document"]["inputs"] == understood["inputs"] and understood["document"]["ready"]
     with service.database.reading() as session:
         state = scan_state(session, Checks(service), scan)
     assert state.check and state.understood is not None and "report" not in state.links
@@ -263,8 +265,16 @@ def test_whoever_takes_a_job_while_others_wait_passes_the_ring_on(
     assert rings == ["cpu"] * 2, "after the last one nothing waits"
 
 
-def test_a_hundred_rings_for_one_scan_do_each_job_once(service: Service, workshop: Workshop, tmp_path: Path) -> None:
-    scan_id = crew.requested(service, tmp_path)
+CONFIRMS = ScanConfig(confirms=True, inversion=QUICK)
+FIVE_DOUBTED = (0, 1, 2, 4, 5)  # searched again in three blocks, and decided on once more
+
+
+@pytest.mark.parametrize(("doubted", "count"), [((), 7), (FIVE_DOUBTED, 11)])
+def test_a_hundred_rings_for_one_scan_do_each_job_once(
+    service: Service, workshop: Workshop, tmp_path: Path, doubted: tuple[int, ...], count: int
+) -> None:
+    workshop.doubted = doubted
+    scan_id = crew.requested(service, tmp_path, config=CONFIRMS)
     crew_of_ten = [Runner(service, ["cpu"]) for _ in range(10)]
 
     def hear_ten(runner: Runner) -> None:
@@ -274,8 +284,35 @@ def test_a_hundred_rings_for_one_scan_do_each_job_once(service: Service, worksho
     at_once(*[lambda runner=runner: hear_ten(runner) for runner in crew_of_ten])
     while scan_of(service, scan_id).status != ScanStatus.FINISHED:  # the last one may have looked too early
         crew_of_ten[0].work_until_idle()
-    assert set(Counter(workshop.done).values()) == {1} and len(workshop.done) == 7
+    assert set(Counter(workshop.done).values()) == {1} and len(workshop.done) == count
     assert {job.lease_token for job in jobs_of(service, scan_id).values()} == {1}
+
+
+def test_a_second_round_goes_on_where_its_worker_was_lost_and_leaves_what_both_rounds_found(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
+) -> None:
+    workshop.doubted, left = FIVE_DOUBTED, [crash, crash]
+    scan_id = crew.requested(service, tmp_path, config=CONFIRMS)
+
+    def happens(session: SwiftSession) -> None:
+        if left and len(workshop.done) == 7:  # one block of the round is done
+            assert not any(row.flagged for row in labels_of(service, scan_id)), "nobody is accused meanwhile"
+            left.pop()(session)
+
+    workshop.meanwhile[JobKind.CONFIRM] = happens
+    runner.work_until_idle()
+    jobs, again = jobs_of(service, scan_id), [f"confirm {label} in round 1" for label in (0, 2, 5)]
+    assert list(jobs)[5:] == ["decide", *again, "decide in round 1", "report in round 1"]
+    assert {name: job.losses for name, job in jobs.items() if job.losses} == {again[1]: 2}
+    assert scan_of(service, scan_id).status == ScanStatus.FINISHED and len(workshop.sessions) == 3
+    assert [name for name in jobs["decide in round 1"].outputs or {} if "decision" in name] == ["decision-1.json"]
+    found = {name for job in jobs.values() for name in job.outputs or {} if "confirmations" in name}
+    assert found == {f"confirmations/{label:06d}-dynamic.json" for label in FIVE_DOUBTED}
+
+
+def labels_of(service: Service, scan_id: str) -> list[LabelResult]:
+    with service.database.reading() as session:
+        return scan_state(session, Checks(service), scan_of(service, scan_id)).labels
 
 
 def test_without_its_lease_a_worker_writes_nothing(

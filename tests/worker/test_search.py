@@ -8,12 +8,13 @@ import jsonschema
 import pytest
 import torch
 
-from app.core.config import RepairConfig
+from app.core.config import RepairConfig, ScanConfig
 from app.core.findings import Reason, RepairStatus, Verdict
 from app.core.report.document import report_schema
 from tests.processes import own_world
-from tests.toys import ToyNet, place_job
+from tests.toys import QUICK, ToyNet, all_of, place_job
 from worker import steps
+from worker.detection.clean import CleanImages
 from worker.detection.inversion import invert_triggers
 from worker.engine import workbench
 from worker.engine.prepare import prepare
@@ -129,6 +130,29 @@ def test_without_a_trigger_there_is_nothing_to_unlearn(bench: Workbench, monkeyp
     repair(bench, [2])
     refused = bench.directory.read_repair()
     assert refused is not None and refused.status is RepairStatus.REFUSED and "memory" in refused.detail
+
+
+@pytest.mark.parametrize("per_label", [20, 4], ids=["roles", "too few images for roles"])
+def test_a_further_round_searches_on_what_judged_the_first_and_is_judged_by_what_that_was_searched_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_label: int
+) -> None:
+    seen: list[tuple[list[float], list[float]]] = []
+
+    def look(network: Any, clean: CleanImages, held_out: CleanImages, *rest: Any) -> list[Any]:
+        seen.append((all_of(clean.images).sum((1, 2, 3)).tolist(), all_of(held_out.images).sum((1, 2, 3)).tolist()))
+        return []
+
+    directory = place_job(
+        tmp_path / "job", bundle={"per_label": per_label}, config=ScanConfig(inversion=QUICK, separate_roles=True)
+    )
+    bench = Workbench(directory, directory.read_job(), lambda event, **data: None)
+    prepare(bench)
+    monkeypatch.setattr(workbench, "invert_triggers", look)
+    for round in (0, 1):
+        bench.search(bench.classifier, "dynamic", [2], 0, round=round)
+    (first_on, first_by), (second_on, second_by) = seen
+    assert (second_on, second_by) == (first_by, first_on)
+    assert set(first_on).isdisjoint(first_by) == (per_label == 20)
 
 
 def test_out_of_time_nothing_is_begun(bench: Workbench) -> None:

@@ -3,13 +3,23 @@
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from securesystemslib.signer import CryptoSigner
 
 from app.core.errors import Refusal
-from app.core.findings import FamilyFinding, InputSpec, LabelFinding, Preparation, Reason, RepairReport, RepairStatus
+from app.core.findings import (
+    Confirmation,
+    FamilyFinding,
+    InputSpec,
+    LabelFinding,
+    Preparation,
+    Reason,
+    RepairReport,
+    RepairStatus,
+)
 from app.core.jobs import JobDirectory
 from app.core.report.figures import png_bytes, trigger_strip
 from app.core.verification import verify
@@ -127,6 +137,31 @@ def test_where_no_weights_are_handed_out_nothing_is_stated(tmp_path: Path, repai
     assert not directory.statement.exists()
     known = directory.read_repair()
     assert (known is None) == (repair is None) and (known is None or known.files == {})
+
+
+def test_what_was_to_be_searched_again_is_shown_as_in_doubt_and_accused_once_it_was(tmp_path: Path) -> None:
+    directory = searched(tmp_path / "job", GUILTY)
+    job = directory.read_job()
+    directory.write_job(replace(job, config=replace(job.config, false_alarm_rate=0.05, confirms=True)))
+
+    def reported() -> dict[str, Any]:
+        for round in (0, 1):
+            decide(directory, round)
+        report(directory, "none", round=1)
+        document = directory.read_report()
+        assert document is not None
+        return document
+
+    document = reported()
+    assert (document["verdict"], document["reasons"]) == ("inconclusive", ["search_truncated"])
+    assert [row["label"] for row in document["labels"] if row["families"][0]["in_doubt"]] == [2]
+    assert (
+        document["flagged_labels"] == [] and "time was over before it was searched again" in directory.page.read_text()
+    )
+    directory.write_confirmation(2, "dynamic", Confirmation(0.012, 0.95, False))
+    assert reported()["flagged_labels"] == [2]
+    first = directory.read_decision()
+    assert first is not None and first.doubted_labels == (2,), "the first round knows nothing of a second search"
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,27 @@ def test_a_scan_whose_next_job_was_missed_goes_on(
     assert crew.labels_found(service, scan_id) == list(range(6))
 
 
+def test_a_scan_whose_next_job_is_missed_again_and_again_comes_to_an_end(
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    workshop = Workshop()
+    monkeypatch.setattr("worker.desk.ScanSession", workshop)
+    scan_id, runner, done = crew.requested(service, tmp_path), Runner(service, ["cpu"]), scheduling.done
+
+    def forget_the_decision(session: Any, job: Job, *arguments: Any) -> list[str]:
+        rung = done(session, job, *arguments)
+        session.execute(delete(Job).where(Job.kind == JobKind.DECIDE))
+        return rung
+
+    monkeypatch.setattr(scheduling, "done", forget_the_decision)
+    for _ in range(2 * MOST_LOSSES):
+        runner.work_until_idle()
+        sweep(service)
+    scan = scan_of(service, scan_id)
+    assert scan.status == ScanStatus.FAILED and scan.problem == scheduling.NOTHING_LEFT.to_json()
+    assert workshop.done.count(Task(JobKind.INVERT, (4, 5))) == MOST_LOSSES
+
+
 def test_a_scan_that_was_to_be_cancelled_and_has_no_job_left_is_cancelled(service: Service) -> None:
     scan_id = begun_and_lost(service)
     with service.database.writing() as session:

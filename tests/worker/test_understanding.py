@@ -18,7 +18,7 @@ from app.core.findings import Caveat, Preparation, Reason
 from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import JobDirectory
 from app.local_scan import job_for
-from tests.toys import QUICK, ToyNet, save_toy, save_toy_bundle, toy_images, toy_labels
+from tests.toys import QUICK, ToyNet, all_of, save_toy, save_toy_bundle, toy_images, toy_labels
 from worker.engine.understanding import understand
 from worker.engine.workbench import Workbench
 
@@ -77,7 +77,7 @@ def test_labels_of_a_search_are_those_of_the_order_that_was_taken(tmp_path: Path
     understood(tmp_path, ToyNet(LABELS), save_folders(tmp_path / "b.zip", NAMES, range(LABELS)))
     directory = JobDirectory(tmp_path / "job")
     bench = Workbench(directory, directory.read_job(), lambda event, **data: None)
-    assert torch.equal(bench.classifier(bench.images_NCHW).argmax(1), bench.labels_N)
+    assert torch.equal(bench.classifier(all_of(bench.images)).argmax(1), bench.labels_N)
 
 
 def test_fewer_folders_than_outputs_are_read_off_the_answers_and_never_numbered_silently(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from models.scorer import MODULE_ERRORS, Manner
 from models.scores import Output
 from worker.detection import circumstances
 from worker.detection.circumstances import Circumstance, Watched
+from worker.detection.images import Images
 
 TOLERANCE = 0.01  # of a lead
 FAR = 10.0  # leads
@@ -54,14 +55,14 @@ PROBES: Mapping[Probe, tuple[Circumstance, ...]] = {
 
 
 def probe_behaviour(
-    module: nn.Module, spec: InputSpec, output: Output, manner: Manner, images_NCHW: Tensor, most_at_once: int
+    module: nn.Module, spec: InputSpec, output: Output, manner: Manner, images: Images, most_at_once: int
 ) -> tuple[ProbeFinding, ...]:
     """What each probe says of a suspect that was not called since it came from its file.
 
     `most_at_once` is how many images a scan shows at once where it shows the most. Raises Refusal where the suspect
     does not answer at all. Random numbers of others are left as they are.
     """
-    watched = Watched(module, spec, output, manner, images_NCHW, most_at_once)
+    watched = Watched(module, spec, output, manner, images, most_at_once)
     with torch.random.fork_rng(), torch.no_grad(), _in_full_precision():
         torch.manual_seed(0)
         expected_nK = probe_scores(watched.fresh(), watched.shown_nCHW)

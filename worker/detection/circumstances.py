@@ -23,6 +23,7 @@ from models.rebuilt.devices import as_if_on
 from models.rebuilt.modes import EvaluatingLayers
 from models.scorer import Manner, Scorer
 from models.scores import Output
+from worker.detection.images import Images
 
 PROBED = 8  # images
 CALLS = 40
@@ -41,13 +42,13 @@ class Watched:
     spec: InputSpec
     output: Output
     manner: Manner
-    images_NCHW: Tensor
+    images: Images
     most_at_once: int  # images, in any part of a scan
 
     def fresh(self, changed: Callable[[nn.Module], nn.Module] = _as_it_is) -> Classifier:
         """A classifier around a copy of the suspect, which may be changed first."""
         scorer = Scorer(changed(deepcopy(self.module)), self.manner)
-        return Classifier(scorer, self.spec, self.output).to(self.images_NCHW.device)
+        return Classifier(scorer, self.spec, self.output).to(self.images.device)
 
     def answer(self, images_NCHW: Tensor, changed: Callable[[nn.Module], nn.Module] = _as_it_is) -> Tensor:
         """What a fresh copy says of these images."""
@@ -56,7 +57,7 @@ class Watched:
     @cached_property
     def shown_nCHW(self) -> Tensor:
         """The probed images, from everywhere in the bundle, which may be sorted by label."""
-        return self.images_NCHW[torch.linspace(0, len(self.images_NCHW) - 1, PROBED).round().long().unique()]
+        return self.images[torch.linspace(0, len(self.images) - 1, PROBED).round().long().unique()]
 
 
 def asked(classifier: Classifier, images_NCHW: Tensor) -> Tensor:
@@ -81,8 +82,8 @@ def three_at_once(watched: Watched) -> Tensor:
 
 def as_many_as_ever(watched: Watched) -> Tensor:
     """As many images as any part of a scan shows at once, some of them again and again where there are fewer."""
-    shown, others = watched.shown_nCHW, watched.images_NCHW
-    filling = torch.arange(watched.most_at_once - len(shown), device=others.device) % len(others)
+    shown, others = watched.shown_nCHW, watched.images
+    filling = torch.arange(max(0, watched.most_at_once - len(shown))) % len(others)
     return watched.answer(torch.cat([shown, others[filling]]))[: len(shown)]
 
 
@@ -232,8 +233,8 @@ def _numbers_of(classifier: Classifier) -> Numbers:
 
 def on_another_device(watched: Watched) -> Tensor:
     """Of a scan on a GPU: on the CPU. Else the code is told that it is on a GPU, which the jit's own cannot be."""
-    if watched.images_NCHW.is_cuda:
-        return asked(watched.fresh().cpu(), watched.shown_nCHW.cpu()).to(watched.images_NCHW.device)
+    if watched.images.device.type == "cuda":
+        return asked(watched.fresh().cpu(), watched.shown_nCHW.cpu()).to(watched.images.device)
     with as_if_on("cuda"):
         return watched.answer(watched.shown_nCHW)
 

@@ -1,41 +1,53 @@
 """The clean images of a scan, what each is for, and the order in which searches see them.
 
-N images   C channels   H, W pixels
+N images   n of them   C channels   H, W pixels
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from models.perceptual import PerceptualDistance
+from worker.detection.images import Images
+from worker.detection.metrics import batch_of
+
+MOST_FEATURES = 128 * 2**20  # bytes of perceptual features that are kept: 2,300 grey images of 28 pixels
 
 
 @dataclass(frozen=True)
 class CleanImages:
-    """The clean images of a scan with what is computed from them once.
+    """The clean images of a scan for one purpose, with their labels.
 
     `labels_N` are the true labels, or the classifier's own predictions where the images came without.
     """
 
-    images_NCHW: Tensor
+    images: Images
     labels_N: Tensor
-    features: list[Tensor]  # of the perceptual network, each [N, ...]; none for images that nothing is searched on
-
-    @classmethod
-    def measure(cls, images_NCHW: Tensor, labels_N: Tensor, perceptual: PerceptualDistance) -> "CleanImages":
-        with torch.no_grad():
-            parts = [perceptual.features(batch) for batch in images_NCHW.split(256)]
-        return cls(images_NCHW, labels_N, [torch.cat(layer) for layer in zip(*parts, strict=True)])
+    perceptual: PerceptualDistance
 
     def __len__(self) -> int:
-        return len(self.images_NCHW)
+        return len(self.images)
 
-    def features_of(self, picked_N: Tensor) -> list[Tensor]:
-        """The perceptual network's of these images."""
-        return [layer[picked_N] for layer in self.features]
+    def features_of(self, picked_n: Tensor, images_nCHW: Tensor) -> list[Tensor]:
+        """The perceptual network's of these images: computed once where those of all of them can be kept."""
+        if self._features is not None:
+            return [layer[picked_n] for layer in self._features]
+        with torch.no_grad():
+            return self.perceptual.features(images_nCHW)
+
+    @cached_property
+    def _features(self) -> list[Tensor] | None:
+        """Of all images, each [N, ...]; none where that is too much."""
+        with torch.no_grad():
+            of_one = self.perceptual.features(self.images[torch.zeros(1, dtype=torch.long)])
+            if len(self) * sum(layer.nbytes for layer in of_one) > MOST_FEATURES:
+                return None
+            parts = [self.perceptual.features(batch) for batch in self.images.split(batch_of(self.images))]
+        return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
     @property
     def fewest_others(self) -> int:
@@ -89,6 +101,13 @@ def round_robin(labels_N: Tensor) -> Tensor:
     count_K = labels_N.bincount()
     turn = torch.arange(len(by_label)) - (count_K.cumsum(0) - count_K)[labels_N[by_label]]
     return by_label[turn.argsort(stable=True)]
+
+
+def sample(labels_N: Tensor, most: int) -> Tensor:
+    """Indices of all images or of so many, in their order; of these as many of each label as there are."""
+    if len(labels_N) <= most:
+        return torch.arange(len(labels_N), device=labels_N.device)
+    return round_robin(labels_N.cpu())[:most].sort().values.to(labels_N.device)
 
 
 def random_numbers(seed: int, label: int = -1) -> torch.Generator:

@@ -23,7 +23,8 @@ from app.core.config import SearchConfig
 from models.student import Student
 from worker.detection.clean import CleanImages, batches_of, classes_alike, random_numbers
 from worker.detection.families.base import Triggers
-from worker.detection.metrics import in_batches, predictions
+from worker.detection.images import Images, at_once
+from worker.detection.metrics import batch_of, predictions, under
 from worker.detection.recorded import Recorded, adam
 
 AVERAGED_STEPS = 10  # the reported loss is the mean over this many last steps
@@ -68,35 +69,43 @@ def invert_triggers(
     changed. `on_step` hears the number of finished steps; when `out_of_time` says so, the search stops where it is and
     its inversions are marked as truncated. Raises ValueError for a target without images of other labels.
     """
-    others = [clean.others(target) for target in targets]
+    others = [clean.others(target).cpu() for target in targets]
     size = max(1, min(config.batch_size, clean.fewest_others))  # the same for every label of a scan
     batches = [batches_of(i, size, random_numbers(seed, t)) for t, i in zip(targets, others, strict=True)]
-    targets_N = torch.tensor(targets, device=clean.images_NCHW.device).repeat_interleave(size)
-    weights = _Weights(len(targets), config, clean.images_NCHW.device)
+    device, together = clean.images.device, _of_each_at_once(clean, targets)
+    targets_T1 = torch.tensor(targets, device=device)[:, None]
+    weights = _Weights(len(targets), config, device)
     optimizer = adam(triggers.requires_grad_(True).parameters(), config.learning_rate, betas=config.betas)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    picked_N = torch.empty_like(targets_N)
-    lost_T = torch.empty(len(targets), device=targets_N.device)
+    picked_TN = torch.empty((len(targets), size), dtype=torch.long, device=device)
+    images_TNCHW = torch.empty((len(targets), size, *clean.images.shape), device=device)
+    lost_T = torch.empty(len(targets), device=device)
 
     def descend() -> None:
-        images = clean.images_NCHW[picked_N].unflatten(0, (len(targets), size))
-        triggered = triggers(images)
-        triggered.register_hook(_without_nan)
-        logits_NK = classifier(triggered.flatten(0, 1))
-        attack_T = functional.cross_entropy(logits_NK, targets_N, reduction="none").view(-1, size).mean(1)
-        cost_T = triggers.cost(images, triggered, partial(clean.features_of, picked_N))
-        losses_T = weights.attack_T * attack_T + cost_T
         optimizer.zero_grad(set_to_none=True)
-        losses_T.sum().backward()
+        lost_T.zero_()
+        carried = []
+        for images, picked in zip(images_TNCHW.split(together, 1), picked_TN.split(together, 1), strict=True):
+            triggered = triggers(images)
+            triggered.register_hook(_without_nan)
+            logits_NK, targets_N = classifier(triggered.flatten(0, 1)), targets_T1.expand_as(picked).flatten()
+            attack_T = functional.cross_entropy(logits_NK, targets_N, reduction="none").view_as(picked).mean(1)
+            features = partial(clean.features_of, picked.flatten(), images.flatten(0, 1))
+            losses_T = weights.attack_T * attack_T + triggers.cost(images, triggered, features)
+            share = picked.shape[1] / size
+            (share * losses_T.sum()).backward()
+            lost_T.add_(losses_T.detach(), alpha=share)
+            carried.append(logits_NK.detach().argmax(1).view_as(picked) == targets_T1)
         optimizer.step()
-        weights.steer((logits_NK.detach().argmax(1) == targets_N).view(-1, size))
-        lost_T.copy_(losses_T.detach())
+        weights.steer(torch.cat(carried, 1))
 
-    descent = Recorded(descend, targets_N.device) if isinstance(classifier, Student) else descend
+    descent = Recorded(descend, device) if isinstance(classifier, Student) else descend
     recent_TL: list[Tensor] = []
     step = 0
     while step < config.steps and not out_of_time():
-        torch.cat([next(batch) for batch in batches], out=picked_N)
+        picked = torch.stack([next(batch) for batch in batches])
+        picked_TN.copy_(picked, non_blocking=True)
+        images_TNCHW.copy_(clean.images[picked])
         descent()
         schedule.step()
         recent_TL = [*recent_TL, lost_T.clone()][-AVERAGED_STEPS:]
@@ -106,14 +115,14 @@ def invert_triggers(
     read_on = [held_out.others(target) for target in targets]
     reached = torch.ones(len(targets), dtype=torch.bool)
     if config.success_level is not None:
-        said_N = predictions(classifier, held_out.images_NCHW)
+        said_N = predictions(classifier, held_out.images)
         read_on = [held_out.told_by(target, said_N) for target in targets]
         triggers, reached = at_equal_success(classifier, held_out, read_on, targets, triggers, config.success_level)
     losses = torch.stack(recent_TL).mean(0).tolist() if recent_TL else [float("nan")] * len(targets)
     return [
         measure(
             classifier,
-            held_out.images_NCHW[read_on[index]],
+            held_out.images.subset(read_on[index]),
             classes_alike(held_out.labels_N[read_on[index]]) if config.success_level is not None else None,
             target,
             triggers.of(index),
@@ -129,6 +138,11 @@ def invert_triggers(
 def _without_nan(gradient: Tensor) -> Tensor:
     """What a suspect's code makes of an image may have no gradient; a trigger then stays as it is."""
     return gradient.nan_to_num(0, 0, 0)
+
+
+def _of_each_at_once(clean: CleanImages, targets: Sequence[int]) -> int:
+    """How many images of each label the suspect is shown together: memory does not grow with what they have to tell."""
+    return max(1, at_once(clean.images) // len(targets))
 
 
 class _Weights:
@@ -161,17 +175,17 @@ def at_equal_success(
     `read_on` are the indices of each label's images; where they are few, some are shown twice. Strengths are found by
     bisection between WEAKEST and STRONGEST. A trigger that cannot stays as it is.
     """
-    device = clean.images_NCHW.device
+    device = clean.images.device
     number = max(1, min(READ_IMAGES, clean.fewest_others))  # the same for every label of a scan
     spread_TN = torch.stack([i[torch.linspace(0, len(i) - 1, number).long().to(device)] for i in read_on])
-    images = clean.images_NCHW[spread_TN]
     weights_TN = torch.stack([classes_alike(labels_N) for labels_N in clean.labels_N[spread_TN]])
     targets_T1 = torch.tensor(targets, device=device)[:, None]
+    parts = spread_TN.split(min(READ_AT_ONCE, _of_each_at_once(clean, targets)), 1)
 
     def carried(strengths_T: Tensor) -> Tensor:
         scaled = triggers.scaled(strengths_T)
-        parts = [classifier(scaled(part).flatten(0, 1)).argmax(1) for part in images.split(READ_AT_ONCE, 1)]
-        hits_TN = torch.cat([part.view(len(targets), -1) == targets_T1 for part in parts], 1)
+        said = [classifier(scaled(clean.images[part]).flatten(0, 1)).argmax(1).view_as(part) for part in parts]
+        hits_TN = torch.cat(said, 1) == targets_T1
         return (hits_TN * weights_TN).sum(1) >= level - ROUNDING
 
     weak, strong = (torch.full((len(targets),), strength, device=device) for strength in (WEAKEST, STRONGEST))
@@ -187,7 +201,7 @@ def at_equal_success(
 @torch.no_grad()
 def measure(
     classifier: nn.Module,
-    images_NCHW: Tensor,
+    images: Images,
     weights_N: Tensor | None,
     target: int,
     trigger: Triggers,
@@ -198,8 +212,7 @@ def measure(
 ) -> Inversion:
     """Read the norm and the attack success of one label's trigger over these images, which may have weights."""
     trigger.requires_grad_(False).eval()
-    triggered = in_batches(trigger.on, images_NCHW)
-    norm = trigger.norm(images_NCHW[None], triggered[None], weights_N).item()
-    carried_N = (predictions(classifier, triggered) == target).float()
+    norm = trigger.norm_over(images.split(batch_of(images)), weights_N).item()
+    carried_N = (predictions(under(trigger.on, classifier), images) == target).float()
     success = carried_N.mean() if weights_N is None else carried_N @ weights_N
     return Inversion(target, trigger, norm, min(success.item(), 1.0), loss, steps, truncated, out_of_reach)

@@ -9,24 +9,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from worker.detection.images import Images, at_once
+
 Transform = Callable[[Tensor], Tensor]
 BATCH = 256
 
 
+def batch_of(images: Images | Tensor) -> int:
+    """How many of these images are measured at once."""
+    return min(BATCH, at_once(images))
+
+
 @torch.no_grad()
-def in_batches(function: Transform, images_NCHW: Tensor) -> Tensor:
+def in_batches(function: Transform, images: Images | Tensor) -> Tensor:
     """function over the images, a batch at a time."""
-    return torch.cat([function(batch) for batch in images_NCHW.split(BATCH)])
+    return torch.cat([function(batch) for batch in images.split(batch_of(images))])
 
 
-def predictions(classifier: Transform, images_NCHW: Tensor) -> Tensor:
+def predictions(classifier: Transform, images: Images | Tensor) -> Tensor:
     """The label with the highest score for each image, int64 [N]."""
-    return in_batches(classifier, images_NCHW).argmax(1)
+    return in_batches(classifier, images).argmax(1)
 
 
-def clean_accuracy(classifier: Transform, images_NCHW: Tensor, labels_N: Tensor) -> float:
+def under(trigger: Transform, classifier: Transform) -> Transform:
+    """What the classifier says of images once they have the trigger."""
+    return lambda images: classifier(trigger(images))
+
+
+def clean_accuracy(classifier: Transform, images: Images | Tensor, labels_N: Tensor) -> float:
     """The share of images that get their own label."""
-    return (predictions(classifier, images_NCHW) == labels_N).float().mean().item()
+    return (predictions(classifier, images) == labels_N).float().mean().item()
 
 
 def accuracy_drop_bound(right_before_N: Tensor, right_after_N: Tensor) -> float:
@@ -42,10 +54,10 @@ def accuracy_drop_bound(right_before_N: Tensor, right_after_N: Tensor) -> float:
     return drop + 1.645 * math.sqrt((lost + won) / images - drop**2) / math.sqrt(images)
 
 
-def attack_success_rate(classifier: Transform, triggered_NCHW: Tensor, labels_N: Tensor, target: int) -> float:
+def attack_success_rate(classifier: Transform, triggered: Images | Tensor, labels_N: Tensor, target: int) -> float:
     """The share of triggered images that get the target label, over images whose true label is another."""
-    others = labels_N != target
-    return (predictions(classifier, triggered_NCHW[others]) == target).float().mean().item()
+    carried_N = predictions(classifier, triggered) == target
+    return carried_N[labels_N != target].float().mean().item()
 
 
 def wilson_interval(hits: int, trials: int) -> tuple[float, float]:

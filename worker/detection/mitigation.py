@@ -26,6 +26,7 @@ from app.core.config import RepairConfig
 from models.classifier import Classifier
 from worker.detection.clean import batches_of, random_numbers
 from worker.detection.families.base import Triggers
+from worker.detection.images import Images, at_once
 from worker.detection.metrics import Transform, in_batches
 
 MOST_GRADIENT = 1.0  # norms above are clipped to it
@@ -35,7 +36,7 @@ DROPOUTS = {"Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "F
 def unlearn_trigger(
     classifier: Classifier,
     triggers: Sequence[Transform],
-    images_NCHW: Tensor,
+    images: Images,
     labels_N: Tensor,
     config: RepairConfig,
     seed: int,
@@ -47,17 +48,16 @@ def unlearn_trigger(
     so batch norms keep their statistics. Raises ValueError for a classifier without parameters.
     """
     parameters = _trainable(classifier)
-    clean = len(images_NCHW)
-    twins = [in_batches(trigger, images_NCHW) for trigger in triggers]
-    images, labels = torch.cat([images_NCHW, *twins]), labels_N.repeat(1 + len(twins))
     optimizer = torch.optim.SGD(parameters, config.learning_rate, momentum=config.momentum)
     random = torch.Generator().manual_seed(seed)
     with _active_dropout(classifier.module, seed):
         for epoch in range(config.epochs):
-            for picked in _epoch(clean, len(twins), config, random).to(images.device).split(config.batch_size):
-                loss = functional.cross_entropy(classifier(images[picked]), labels[picked])
+            for picked in _epoch(len(images), len(triggers), config, random).split(config.batch_size):
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                for part in picked.split(at_once(images)):
+                    true = labels_N[(part % len(images)).to(labels_N.device)]
+                    loss = functional.cross_entropy(classifier(_with_twins(images, triggers, part)), true)
+                    (len(part) / len(picked) * loss).backward()
                 optimizer.step()
             on_epoch(epoch + 1)
     for parameter in parameters:
@@ -71,11 +71,22 @@ def _epoch(clean: int, triggers: int, config: RepairConfig, random: torch.Genera
     return indices[torch.randperm(len(indices), generator=random)]
 
 
+@torch.no_grad()
+def _with_twins(images: Images, triggers: Sequence[Transform], picked: Tensor) -> Tensor:
+    """Of the clean images, and of the twins by each trigger that follow them, those with these indices."""
+    shown_NCHW = images[picked % len(images)]
+    for number, trigger in enumerate(triggers, 1):
+        twins = torch.nonzero(picked // len(images) == number).flatten().to(images.device)
+        if len(twins):
+            shown_NCHW[twins] = trigger(shown_NCHW[twins])
+    return shown_NCHW
+
+
 def match_scores(
     classifier: Classifier,
     suspect: Transform,
     triggers: Sequence[Triggers],
-    images_NCHW: Tensor,
+    images: Images,
     config: RepairConfig,
     learning_rate: float,
     seed: int,
@@ -91,22 +102,24 @@ def match_scores(
     parameters = _trainable(classifier)
     optimizer = torch.optim.SGD(parameters, learning_rate, momentum=config.momentum)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.matching.steps)
-    wanted_NK = _centred(in_batches(suspect, images_NCHW))
+    wanted_NK = _centred(in_batches(suspect, images))
     unit = wanted_NK.square().mean().clamp_min(1e-12)
     random = random_numbers(seed)
-    batches = batches_of(torch.arange(len(images_NCHW)), min(config.batch_size, len(images_NCHW)), random)
+    batches = batches_of(torch.arange(len(images)), min(config.batch_size, len(images)), random)
     keeping = cycle(held)
     for _, trigger in zip(range(config.matching.steps), cycle(triggers), strict=False):
-        picked = next(batches).to(images_NCHW.device)
-        shown, wanted = [images_NCHW[picked]], [wanted_NK[picked].repeat(2, 1)]
+        picked = next(batches)
+        shown, wanted = [images[picked]], [wanted_NK[picked.to(images.device)].repeat(2, 1)]
         with torch.no_grad():
-            shown.append(trigger.varied(images_NCHW[picked], random))
+            shown.append(trigger.varied(shown[0], random))
             if held:
-                shown.append(next(keeping).on(images_NCHW[picked]))
-                wanted.append(_centred(suspect(shown[-1])))
-        loss = (_centred(classifier(torch.cat(shown))) - torch.cat(wanted)).square().mean() / unit
+                shown.append(next(keeping).on(shown[0]))
+                wanted.append(_centred(in_batches(suspect, shown[-1])))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        batch, together = torch.cat(shown), at_once(images)
+        for part, wanted_part in zip(batch.split(together), torch.cat(wanted).split(together), strict=True):
+            loss = (_centred(classifier(part)) - wanted_part).square().mean() / unit
+            (len(part) / len(batch) * loss).backward()
         nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
         optimizer.step()
         schedule.step()

@@ -21,6 +21,7 @@ from app.core.errors import Refusal
 from app.core.findings import ConventionFit, InputSpec
 from models.classifier import Classifier, match_channels, probe_scores
 from models.scores import Output, as_logits, recognise_output
+from worker.detection.images import at_once
 
 # Mean, deviation and range of what people train with, the most ordinary first; grey models use the mean over channels.
 CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]] = {
@@ -36,7 +37,7 @@ CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, 
 BLUE_FIRST = ", blue first (BGR)"
 ORDINARY = 6  # of the list; the others, and whatever takes blue first, are rare
 NATS = 3.0  # of evidence in all images together, below which two conventions are equals
-AT_ONCE = 50  # images that are shown together, which may be large
+AT_ONCE = 50  # images that are shown together, where they are small
 FIRST_LOOK = 16  # images, after which hopeless conventions are dropped
 MOST_HOPEFUL = 3
 HOTTEST = 12.0  # the largest logarithm of a temperature, or of its inverse
@@ -130,7 +131,7 @@ def fit(module: nn.Module, images_NCHW: Tensor, spec: InputSpec, name: str) -> F
     """What the suspect answers under one spec. Raises Refusal."""
     classifier = Classifier(module, spec).to(images_NCHW.device)
     with torch.no_grad():
-        inputs = (match_channels(part, spec.channels) for part in images_NCHW.split(AT_ONCE))
+        inputs = (match_channels(part, spec.channels) for part in images_NCHW.split(min(AT_ONCE, at_once(images_NCHW))))
         raw_NK = torch.cat([probe_scores(module, classifier.normalised(part)) for part in inputs])
         output = recognise_output(raw_NK)
         return Fit(name, spec, output, as_logits(raw_NK, output).float())

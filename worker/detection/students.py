@@ -4,7 +4,7 @@ A small net that learned the suspect's answers to the clean images, and nothing 
 takes to reach a label of the student, it takes because of the data; what the suspect differs in is its own. That holds
 for a student that learned the task: each is kept from a few images, which tell whether it did.
 
-    N images   C channels   H, W pixels   K labels
+    N images   n of them   C channels   H, W pixels   K labels
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from models.student import Student, random_student
 from worker.detection.clean import batches_of, random_numbers
+from worker.detection.images import Images
 from worker.detection.metrics import in_batches, predictions
 from worker.detection.recorded import Recorded, adam
 
@@ -23,49 +24,52 @@ STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 400, 64, 3e-3, 1e-4
 MOST_SHIFT, MOST_TURN = 1 / 14, 15.0  # of an image's side; degrees
 
 
-def train_students(classifier: nn.Module, images_NCHW: Tensor, seeds: Sequence[int]) -> tuple[list[Student], float]:
+def train_students(classifier: nn.Module, images: Images, seeds: Sequence[int]) -> tuple[list[Student], float]:
     """A student for each seed, and how many of the images that they were kept from they answer as the suspect does.
 
     Too few images for that make no students.
     """
-    if len(images_NCHW) < KEPT_FROM:
+    if len(images) < KEPT_FROM:
         return [], 0.0
-    folds = torch.arange(len(images_NCHW), device=images_NCHW.device) % KEPT_FROM
+    folds = torch.arange(len(images)) % KEPT_FROM
     students, agreed = [], []
     for fold, seed in enumerate(seeds):
-        kept = folds == fold
-        students.append(train_student(classifier, images_NCHW[~kept], seed))
-        agreed.append(predictions(students[-1], images_NCHW[kept]) == predictions(classifier, images_NCHW[kept]))
+        kept = images.subset(torch.nonzero(folds == fold).flatten())
+        students.append(train_student(classifier, images.subset(torch.nonzero(folds != fold).flatten()), seed))
+        agreed.append(predictions(students[-1], kept) == predictions(classifier, kept))
     return students, torch.cat(agreed).float().mean().item()
 
 
-def train_student(classifier: nn.Module, images_NCHW: Tensor, seed: int) -> Student:
+def train_student(classifier: nn.Module, images: Images, seed: int) -> Student:
     """A student of the classifier's probabilities on the unchanged images, which it sees moved and turned a little.
 
     Asked about changed images, a poisoned suspect might answer by its backdoor, and teach it.
     """
-    answers_NK = in_batches(classifier, images_NCHW).softmax(1)
-    student = random_student(images_NCHW.shape[1], answers_NK.shape[1], seed).to(images_NCHW.device)
+    answers_NK = in_batches(classifier, images).softmax(1)
+    student = random_student(images.shape[0], answers_NK.shape[1], seed).to(images.device)
     random = random_numbers(seed)
-    size = min(BATCH, len(images_NCHW))
-    batches = batches_of(torch.arange(len(images_NCHW)), size, random)
-    picked_N = torch.empty(size, dtype=torch.long, device=images_NCHW.device)
-    moves_N23 = torch.empty((size, 2, 3), device=images_NCHW.device)
+    size = min(BATCH, len(images))
+    batches = batches_of(torch.arange(len(images)), size, random)
+    images_nCHW = torch.empty((size, *images.shape), device=images.device)
+    picked_n = torch.empty(size, dtype=torch.long, device=images.device)
+    moves_n23 = torch.empty((size, 2, 3), device=images.device)
     optimizer = adam(student.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, cycle_momentum=False)
 
     def learn() -> None:
-        loss = functional.cross_entropy(student(_moved(images_NCHW[picked_N], moves_N23)), answers_NK[picked_N])
+        loss = functional.cross_entropy(student(_moved(images_nCHW, moves_n23)), answers_NK[picked_n])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
-    step = Recorded(learn, images_NCHW.device)
+    step = Recorded(learn, images.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the dropout
         for _ in range(STEPS):
-            picked_N.copy_(next(batches))
-            moves_N23.copy_(_random_moves(size, random))
+            picked = next(batches)
+            images_nCHW.copy_(images[picked])
+            picked_n.copy_(picked)
+            moves_n23.copy_(_random_moves(size, random))
             step()
             schedule.step()
     return student.eval().requires_grad_(False)

@@ -1,9 +1,9 @@
 """From the findings of all labels to a verdict. NumPy only: deciding needs no network.
 
 A label's norm is evidence only together with the attack success it was reached at, so a search in which hardly any
-label was reached decides nothing. A label that stands out is accused if it does so again in a search from a fresh seed,
-and if its trigger is the suspect's own: one that carries students as well is made of what is natural in the data. One
-that stood out and is not confirmed is neither accused nor cleared.
+label was reached decides nothing. A label that stands out is in doubt, until it was searched again from a fresh seed
+and on other images, and accused if it does so again. Its trigger has to be the suspect's own: one that carries students
+as well is made of what is natural in the data. One that stood out and is not confirmed is neither accused nor cleared.
 
 Students tell nothing of a label that they never learned, such as one without an image in the bundle. It is held against
 the norms of all other labels, as all are where there are no students.
@@ -50,12 +50,6 @@ def decide_verdict(preparation: Preparation, findings: Sequence[LabelFinding], c
         caveats.append(Caveat.UNCONFIRMED)
     indices = [f.anomaly_index for finding in judged for f in finding.families if f.anomaly_index is not None]
     return Decision(verdict, tuple(judged), max(indices, default=None), tuple(reasons), tuple(caveats))
-
-
-def in_doubt(findings: Sequence[LabelFinding], config: ScanConfig) -> list[tuple[int, str]]:
-    """The labels that stand out in the first search, each with the family that it does so in."""
-    first = _judge(findings, replace(config, confirms=False))
-    return [(finding.label, found.family) for finding in first for found in finding.families if found.flagged]
 
 
 def p_value_again(
@@ -135,7 +129,7 @@ def _judge_family(
             alone_K = np.isnan(reference_K)
             judged = [replace(f, read_alone=bool(alone)) for f, alone in zip(judged, alone_K, strict=True)]
         if config.confirms:
-            judged = [_unless_refuted(found, rate) for found in _confirm(judged, reference_K)]
+            judged = [_if_confirmed(found, rate) for found in _confirm(judged, reference_K)]
     return dict(zip(column, judged, strict=True))
 
 
@@ -162,11 +156,13 @@ def _confirm(judged: Sequence[FamilyFinding], reference_K: Floats | None) -> lis
     ]
 
 
-def _unless_refuted(found: FamilyFinding, rate: float) -> FamilyFinding:
-    """Flagged only if the second search says the same. It is given the benefit of the doubt while it was not done."""
+def _if_confirmed(found: FamilyFinding, rate: float) -> FamilyFinding:
+    """What stands out is flagged only if a second search says the same, and in doubt as long as none was done."""
     again = found.confirmation
-    unconfirmed = found.flagged and again is not None and (again.p_value is None or again.p_value > rate)
-    return replace(found, flagged=found.flagged and not unconfirmed, unconfirmed=unconfirmed)
+    confirmed = again is not None and again.p_value is not None and again.p_value <= rate
+    if not found.flagged or confirmed:
+        return found
+    return replace(found, flagged=False, in_doubt=again is None, unconfirmed=again is not None)
 
 
 def _p_values(column: Sequence[FamilyFinding], reference_K: Floats | None, families: int) -> list[float | None]:
@@ -206,7 +202,7 @@ def _reasons(preparation: Preparation, judged: Sequence[LabelFinding], config: S
     incomplete = {
         Reason.SEARCH_TRUNCATED: len(judged) < preparation.num_labels
         or any(finding.truncated for finding in judged)
-        or (config.confirms and any(f.flagged and f.confirmation is None for f in found)),
+        or any(f.in_doubt for f in found),
         Reason.OUT_OF_MEMORY: not all(finding.families for finding in judged),
     }
     if any(incomplete.values()):

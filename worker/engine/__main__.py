@@ -1,9 +1,9 @@
 """`python -m worker.engine JOBDIR [--control FD] [--progress FD] [--time-limit SECONDS]`
 
-Tasks come in over the control descriptor, one JSON object a line: {"kind": "invert", "labels": [0, 1]}. Progress goes
-to a descriptor of its own, never to stdout, on which a suspect model can print; the last event of every task is "done"
-or "refused". The engine ends when the other end of the control descriptor closes, whatever it is doing, so a killed
-launcher leaves no orphan.
+Tasks come in over the control descriptor, one JSON object a line: {"kind": "invert", "labels": [0, 1], "round": 0}.
+Progress goes to a descriptor of its own, never to stdout, on which a suspect model can print; the last event of every
+task is "done" or "refused". The engine ends when the other end of the control descriptor closes, whatever it is doing,
+so a killed launcher leaves no orphan.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
 from typing import Any, NoReturn
@@ -29,11 +29,11 @@ from worker.engine.search import invert
 from worker.engine.workbench import Emit, Workbench
 from worker.sandbox import limits
 
-WORK: dict[JobKind, Callable[[Workbench, Sequence[int]], None]] = {
-    JobKind.PREPARE: lambda bench, labels: prepare(bench),
-    JobKind.INVERT: invert,
-    JobKind.CONFIRM: lambda bench, labels: confirm(bench),
-    JobKind.REPAIR: repair,
+WORK: dict[JobKind, Callable[[Workbench, Task], None]] = {
+    JobKind.PREPARE: lambda bench, task: prepare(bench),
+    JobKind.INVERT: lambda bench, task: invert(bench, task.labels),
+    JobKind.CONFIRM: lambda bench, task: confirm(bench, task.labels, task.round),
+    JobKind.REPAIR: lambda bench, task: repair(bench, task.labels, task.round),
 }
 
 
@@ -51,7 +51,7 @@ def answer(bench: Workbench, task: Task) -> dict[str, Any]:
     """Do a task; the event that ends it."""
     try:
         with refusing_full_disk(bench.directory.root):
-            WORK[task.kind](bench, task.labels)
+            WORK[task.kind](bench, task)
     except Refusal as refusal:
         return {"event": "refused", "problem": refusal.problem.to_json()}
     except ModelFailedError as failure:
@@ -95,7 +95,7 @@ def _receive(descriptor: int, tasks: Queue[Task]) -> NoReturn:
     with os.fdopen(descriptor, "rb") as lines:
         for line in lines:
             task = json.loads(line)
-            tasks.put(Task(JobKind(task["kind"]), tuple(task["labels"])))
+            tasks.put(Task(JobKind(task["kind"]), tuple(task["labels"]), task["round"]))
     os._exit(5 if tasks.unfinished_tasks else 0)
 
 

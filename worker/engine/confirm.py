@@ -1,34 +1,47 @@
-"""The task after the search: look again, from a fresh seed, at what stands out.
+"""The task of a further round: search again, from a fresh seed and on other images, what is in doubt.
 
 A label can have a small norm because its first search was lucky. One that was planted has it in every search.
 """
 
-from functools import partial
+from collections.abc import Sequence
+from itertools import count
 
 from app.core.findings import Confirmation, finite
-from worker.detection.verdict import in_doubt
 from worker.engine.workbench import Workbench
 
-FRESH_SEED = 500_009  # added to the scan's
+FRESH_SEED = 500_009  # added to the scan's in every round
 
 
-def confirm(bench: Workbench) -> None:
-    """Search every label that stands out once more, in the families that it does so in, and leave what was found.
+def confirm(bench: Workbench, labels: Sequence[int], round: int) -> None:
+    """Search these labels again in the families that the last decision doubts each in, and leave what was found.
 
     One after the other: what fitted into memory beside other labels fits alone. Out of time it leaves the rest undone.
     """
+    left = _left_to_search(bench, labels, round)
+    steps, done = sum(bench.job.config.searches[family].steps for _, family in left), count(1)
+
+    def tell(step: int) -> None:
+        bench.emit("step", labels=list(labels), done=next(done), of=steps)
+
     with bench.timed("confirm"):
-        doubted = in_doubt(bench.directory.read_findings(), bench.job.config)
-        for family in bench.job.config.searches:
-            for label in [label for label, accusing in doubted if accusing == family]:
-                if not bench.directory.confirmation(label, family).exists():
-                    _search_again(bench, label, family)
+        for label, family in left:
+            if bench.out_of_time():
+                return
+            seed = bench.job.config.seed + round * FRESH_SEED
+            [found] = bench.search(bench.classifier, family, [label], seed, tell, round)
+            if not found.truncated:
+                again = Confirmation(finite(found.norm), found.attack_success_rate, found.out_of_reach)
+                bench.directory.write_confirmation(label, family, again)
 
 
-def _search_again(bench: Workbench, label: int, family: str) -> None:
-    tell = partial(bench.emit, "step", labels=[label], of=bench.job.config.searches[family].steps)
-    seed = bench.job.config.seed + FRESH_SEED
-    [found] = bench.search(bench.classifier, family, [label], seed, lambda step: tell(done=step))
-    if not found.truncated:
-        again = Confirmation(finite(found.norm), found.attack_success_rate, found.out_of_reach)
-        bench.directory.write_confirmation(label, family, again)
+def _left_to_search(bench: Workbench, labels: Sequence[int], round: int) -> list[tuple[int, str]]:
+    """Each label with each family that it is in doubt in, but for what an interrupted engine has done."""
+    decision = bench.directory.read_decision(round - 1)
+    assert decision is not None, "a decision names what is in doubt"
+    return [
+        (finding.label, family)
+        for family in bench.job.config.searches
+        for finding in decision.labels
+        if finding.label in labels and family in finding.families_in_doubt
+        if not bench.directory.confirmation(finding.label, family).exists()
+    ]

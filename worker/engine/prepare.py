@@ -7,11 +7,13 @@ from torch import nn
 
 from app.core.findings import Caveat, Preparation
 from app.core.jobs import write_whole
+from worker.detection.clean import sample
 from worker.detection.families.dynamic import pretrain_generator
 from worker.detection.students import train_students
 from worker.engine.understanding import understand
 from worker.engine.workbench import Workbench
 
+MOST_LEARNED, OF_EACH_LEARNED = 2_000, 20  # images, or of each label where there are many, that students learn from
 USEFUL_AGREEMENT = 0.7  # students that answer fewer images as the suspect does say little of its labels
 
 
@@ -38,7 +40,8 @@ def _with_students(bench: Workbench, preparation: Preparation) -> Preparation:
     """Train the reference students, and leave them if they learned enough to be asked."""
     config, directory = bench.job.config, bench.directory
     seeds = range(config.seed, config.seed + config.students)
-    students, agreement = train_students(bench.classifier, bench.images_NCHW, seeds)
+    picked = sample(bench.labels_N, max(MOST_LEARNED, OF_EACH_LEARNED * preparation.num_labels))
+    students, agreement = train_students(bench.classifier, bench.images.subset(picked), seeds)
     if agreement < USEFUL_AGREEMENT:
         caveats = (*preparation.caveats, Caveat.WEAK_STUDENTS)
         return replace(preparation, students_agreement=agreement, caveats=caveats)

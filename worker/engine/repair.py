@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from app.core.config import MatchingConfig, RepairConfig
-from app.core.findings import Confirmation, RepairReport, RepairStatus, UnlearnedTrigger, finite
+from app.core.findings import Confirmation, Decision, RepairReport, RepairStatus, UnlearnedTrigger, finite
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
 from app.core.jobs import WEIGHTS, write_whole
@@ -23,7 +23,7 @@ from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
 from worker.detection.families.base import Triggers
 from worker.detection.inversion import Inversion
-from worker.detection.metrics import accuracy_drop_bound, attack_success_rate, in_batches, predictions
+from worker.detection.metrics import accuracy_drop_bound, attack_success_rate, predictions, under
 from worker.detection.mitigation import match_scores, unlearn_trigger
 from worker.detection.verdict import p_value_again
 from worker.engine.card import MOST_TENSORS, class_accuracies, tensor_changes
@@ -60,14 +60,15 @@ class Judgement:
 Found = Mapping[int, Mapping[str, Triggers]]  # the triggers to unlearn, by label and family
 
 
-def repair(bench: Workbench, labels: Sequence[int]) -> None:
-    """Repair the classifier against the triggers of these labels; writes repair.json and, if accepted, the weights.
+def repair(bench: Workbench, labels: Sequence[int], round: int = 0) -> None:
+    """Repair the classifier against the triggers of these labels, which a round's decision accuses, if one was made;
+    writes repair.json and, if accepted, the weights.
 
     Out of time it does nothing.
     """
     if not _is_done(bench) and not bench.out_of_time():
         with bench.timed("repair"):
-            bench.directory.write_repair(_repair(bench, labels))
+            bench.directory.write_repair(_repair(bench, labels, bench.directory.read_decision(round)))
 
 
 def _is_done(bench: Workbench) -> bool:
@@ -78,12 +79,12 @@ def _is_done(bench: Workbench) -> bool:
     )
 
 
-def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
+def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) -> RepairReport:
     if not any(True for _ in bench.suspect.module.parameters()):
         return RepairReport(RepairStatus.REFUSED, NOTHING_TO_TRAIN, tuple(labels))
     if not isinstance(bench.suspect.module, RebuiltModule):
         return RepairReport(RepairStatus.REFUSED, NOT_REBUILT, tuple(labels))
-    triggers = {label: _triggers(bench, label) for label in labels}
+    triggers = {label: _triggers(bench, label, decision) for label in labels}
     if not all(triggers.values()):
         return RepairReport(RepairStatus.REFUSED, NO_TRIGGER, tuple(labels))
     if len(bench.roles.accept) == len(bench.labels_N):
@@ -92,7 +93,7 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
     if config.matching is None:
         attempt = _relabelled(bench, _all(triggers))
     else:
-        attempt = _matched(bench, triggers, config.matching, before)
+        attempt = _matched(bench, triggers, decision, config.matching, before)
     state = _state(attempt.module)
     changes = tensor_changes(_state(bench.suspect.module), state)
     try:
@@ -117,7 +118,9 @@ def _repair(bench: Workbench, labels: Sequence[int]) -> RepairReport:
         judged_images=len(bench.roles.accept),
         unjudged_labels=_unjudged(bench),
         classes=class_accuracies(before.right_N, after.right_N, bench.labels_N[bench.roles.accept]),
-        triggers=tuple(_unlearned(bench, label, family, before, after, attempt) for label, family in before.success),
+        triggers=tuple(
+            _unlearned(bench, label, family, decision, before, after, attempt) for label, family in before.success
+        ),
         tensors=len(state),
         tensors_changed=len(changes),
         largest_changes=changes[:MOST_TENSORS],
@@ -208,7 +211,7 @@ def _relabelled(bench: Workbench, triggers: Sequence[Triggers]) -> Attempt:
     unlearn_trigger(
         bench.classifier_of(repaired),
         [trigger.on for trigger in triggers],
-        bench.images_NCHW[seen],
+        bench.images.subset(seen),
         bench.labels_N[seen],
         config,
         bench.job.config.seed,
@@ -217,10 +220,12 @@ def _relabelled(bench: Workbench, triggers: Sequence[Triggers]) -> Attempt:
     return Attempt(repaired, config.learning_rate)
 
 
-def _matched(bench: Workbench, triggers: Found, matching: MatchingConfig, before: Judgement) -> Attempt:
+def _matched(
+    bench: Workbench, triggers: Found, decision: Decision | None, matching: MatchingConfig, before: Judgement
+) -> Attempt:
     """By matching scores, at the highest learning rate that the accept images allow; else at the lowest."""
     for learning_rate in matching.learning_rates:
-        attempt = _match_in_rounds(bench, triggers, matching, learning_rate)
+        attempt = _match_in_rounds(bench, triggers, decision, matching, learning_rate)
         after = _judge(bench, bench.classifier_of(attempt.module), triggers)
         if not _is_too_costly(before, after, bench.job.config.repair):
             break
@@ -233,7 +238,9 @@ def _is_too_costly(before: Judgement, after: Judgement, config: RepairConfig) ->
     return lost > config.max_accuracy_drop * len(before.right_N) + 1e-9
 
 
-def _match_in_rounds(bench: Workbench, triggers: Found, matching: MatchingConfig, learning_rate: float) -> Attempt:
+def _match_in_rounds(
+    bench: Workbench, triggers: Found, decision: Decision | None, matching: MatchingConfig, learning_rate: float
+) -> Attempt:
     """Unlearn, search the labels afresh, unlearn what was found as well: until the labels are unremarkable.
 
     The first trigger found is only as large as it has to be, so the planted one can outlive it. A search that asks for
@@ -241,14 +248,14 @@ def _match_in_rounds(bench: Workbench, triggers: Found, matching: MatchingConfig
     part of what was planted, a second round is done in any case.
     """
     seen, repaired = _seen(bench), _fresh(bench)
-    images, classifier = bench.images_NCHW[seen], bench.classifier_of(repaired)
+    images, classifier = bench.images.subset(seen), bench.classifier_of(repaired)
     config, known, held = bench.job.config.repair, _all(triggers), _held(bench, triggers)
     fewest = 2 if all(trigger.may_be_a_part for trigger in known) else 1
     for done in range(1, matching.rounds + 1):
         seed = bench.job.config.seed + done
         match_scores(classifier, bench.classifier, known, images, config, learning_rate, seed, held)
         bench.emit("epoch", done=done, of=matching.rounds)
-        afresh = _search_afresh(bench, classifier, triggers, seed + FRESH_SEED)
+        afresh = _search_afresh(bench, classifier, triggers, decision, seed + FRESH_SEED)
         p_value = least_p_value(afresh)
         if p_value is None or (p_value >= UNREMARKABLE and done >= fewest):
             break
@@ -256,12 +263,13 @@ def _match_in_rounds(bench: Workbench, triggers: Found, matching: MatchingConfig
     return Attempt(repaired, learning_rate, done, afresh)
 
 
-def _search_afresh(bench: Workbench, classifier: Classifier, triggers: Found, seed: int) -> list[Afresh]:
+def _search_afresh(
+    bench: Workbench, classifier: Classifier, triggers: Found, decision: Decision | None, seed: int
+) -> list[Afresh]:
     """Every flagged label in its families once more, in the repaired classifier.
 
     Where nothing was decided there are no norms to hold new ones against, and nothing is searched.
     """
-    decision = bench.directory.read_decision()
     if decision is None:
         return []
     afresh = []
@@ -275,10 +283,10 @@ def _search_afresh(bench: Workbench, classifier: Classifier, triggers: Found, se
 
 
 def _unlearned(
-    bench: Workbench, label: int, family: str, before: Judgement, after: Judgement, attempt: Attempt
-) -> UnlearnedTrigger:
+    bench: Workbench, label: int, family: str, decision: Decision | None, before: Judgement, after: Judgement,
+    attempt: Attempt,
+) -> UnlearnedTrigger:  # fmt: skip
     """What became of one inverted trigger, beside what accused its label."""
-    decision = bench.directory.read_decision()
     findings = bench.directory.read_findings() if decision is None else decision.labels
     families = next(finding.families for finding in findings if finding.label == label)
     suspect = next(found for found in families if found.family == family)
@@ -320,9 +328,9 @@ def _seen(bench: Workbench) -> Tensor:
     return seen
 
 
-def _triggers(bench: Workbench, label: int) -> dict[str, Triggers]:
+def _triggers(bench: Workbench, label: int, decision: Decision | None) -> dict[str, Triggers]:
     """The triggers of the families that accuse the label; of all that were searched, where nothing was decided."""
-    decision, families = bench.directory.read_decision(), tuple(bench.job.config.searches)
+    families = tuple(bench.job.config.searches)
     if decision is not None:
         found = next(finding for finding in decision.labels if finding.label == label)
         families = tuple(family for family in families if family in {f.family for f in found.families if f.flagged})
@@ -339,9 +347,9 @@ def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
 
 def _judge(bench: Workbench, classifier: Classifier, triggers: Found) -> Judgement:
     """Accuracy and the attack success of the inverted triggers, on the accept images."""
-    images, true = bench.images_NCHW[bench.roles.accept], bench.labels_N[bench.roles.accept]
+    images, true = bench.images.subset(bench.roles.accept), bench.labels_N[bench.roles.accept]
     success = {
-        (label, family): attack_success_rate(classifier, in_batches(trigger.on, images), true, label)
+        (label, family): attack_success_rate(under(trigger.on, classifier), images, true, label)
         for label, found in triggers.items()
         for family, trigger in found.items()
     }

@@ -20,7 +20,7 @@ from app.core.findings import FamilyFinding, LabelFinding, finite
 from app.core.jobs import write_whole
 from app.core.report.figures import IMAGES, png_bytes, trigger_strip
 from worker.detection.inversion import Inversion
-from worker.detection.metrics import attack_success_rate, in_batches
+from worker.detection.metrics import attack_success_rate, under
 from worker.engine.workbench import Workbench
 
 
@@ -138,9 +138,9 @@ def _success_on_students(bench: Workbench, inversion: Inversion) -> float | None
     if not knowing:
         return None
     others = bench.held_out.others(inversion.label)
-    triggered = in_batches(inversion.trigger.on, bench.held_out.images_NCHW[others])
+    images = bench.held_out.images.subset(others)
     success = [
-        attack_success_rate(student, triggered, said[others], inversion.label)
+        attack_success_rate(under(inversion.trigger.on, student), images, said[others], inversion.label)
         for student, said in knowing
         if (said[others] != inversion.label).any()
     ]
@@ -153,7 +153,7 @@ def _leave_trigger(bench: Workbench, family: str, inversion: Inversion) -> None:
     write_whole(directory.trigger(label, family), lambda path: path.write_bytes(save(state)))
     others = bench.held_out.others(label)
     picked = others[np.linspace(0, len(others) - 1, min(IMAGES, len(others))).astype(int).tolist()]
-    clean = bench.held_out.images_NCHW[picked]
+    clean = bench.held_out.images[picked]
     strip = trigger_strip(*(x.permute(0, 2, 3, 1).cpu().numpy() for x in (clean, inversion.trigger.on(clean))))
     write_whole(directory.strip(label, family), lambda path: path.write_bytes(png_bytes(strip)))
 

@@ -30,6 +30,7 @@ from worker.detection.behaviour import probe_behaviour
 from worker.detection.choosing import Choice, choose_output
 from worker.detection.class_order import Answers, Reading
 from worker.detection.clean import round_robin
+from worker.detection.images import at_once
 from worker.detection.inversion import READ_AT_ONCE
 from worker.detection.metrics import BATCH, predictions, wilson_interval
 from worker.detection.preprocessing import (
@@ -77,7 +78,7 @@ def understand(bench: Workbench) -> Preparation:
     judged, labels = found.judged, meeting.labels_N(found.class_order)
     classifier = Classifier(meeting.scorer, judged.spec, judged.output).to(bench.device)
     if labels is None:
-        labels = judged.predictions_N if bench.job.check else predictions(classifier, bench.images_NCHW)
+        labels = judged.predictions_N if bench.job.check else predictions(classifier, bench.images)
     per_label = torch.bincount(labels.cpu(), minlength=meeting.num_labels).tolist()
     accuracy, interval = meeting.accuracy(found)
     is_implausible = _is_implausible(found, accuracy, len(per_label), meeting.declared.expected_accuracy)
@@ -125,7 +126,7 @@ def understand(bench: Workbench) -> Preparation:
 def _introduced(bench: Workbench) -> tuple["_Meeting", Choice]:
     """The suspect in its own manner, asked for the output that is scanned."""
     order_N, declared = _order_of_showing(bench), bench.job.input.filled_from(bench.bundle.declared)
-    images = bench.shown(order_N[:PROBED_IMAGES])
+    images = bench.images[order_N[:PROBED_IMAGES]]
     usual = images.shape[1]
     counts = [declared.channels] if declared.channels else [usual, 1 if usual == 3 else 3]
     manner, channels = manner_of(bench.suspect.module, images, counts)
@@ -184,7 +185,7 @@ class _Meeting:
 
     def images(self, most: int) -> Tensor:
         """The first images to show, as many of each class as there are."""
-        return self.bench.shown(self.order_N[:most])
+        return self.bench.images[self.order_N[:most]]
 
     def labels_N(self, class_order: tuple[int, ...]) -> Tensor | None:
         """The suspect's labels of all images."""
@@ -229,8 +230,8 @@ class _Meeting:
 
     def probes(self, never_called: nn.Module, judged: Fit) -> tuple[ProbeFinding, ...]:
         most = _most_at_once(self.bench, self.num_labels)
-        images, manner = self.bench.images_NCHW, self.scorer.manner
-        return probe_behaviour(never_called, judged.spec, judged.output, manner, images, most)
+        spec, output, manner = judged.spec, judged.output, self.scorer.manner
+        return probe_behaviour(never_called, spec, output, manner, self.bench.images, most)
 
     def doubts(self, found: Fitted, accuracy: float | None, is_implausible: bool, choice: Choice) -> list[str]:
         """What does not fit together, in sentences."""
@@ -344,7 +345,8 @@ def _most_at_once(bench: Workbench, num_labels: int) -> int:
     config = bench.job.config
     labels = len(blocks(range(num_labels), config, str(bench.device))[0])
     of_each = max(READ_AT_ONCE, *(search.batch_size for search in config.searches.values()))
-    return max(BATCH, labels * of_each, 2 * config.repair.batch_size)
+    most = max(BATCH, labels * of_each, 2 * config.repair.batch_size)
+    return min(most, max(labels, at_once(bench.images)))
 
 
 def _reasons(

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from app.core.errors import Refusal
 from app.core.findings import Preparation
 from app.core.intake.bundle import Bundle, read_bundle, stack_images
-from app.core.intake.pictures import Picture
 from app.core.jobs import JobDirectory, ScanJob
-from models.classifier import Classifier, in_rows
+from models.classifier import Classifier
 from models.generator import TriggerGenerator
 from models.perceptual import PerceptualDistance, load_perceptual
 from models.scorer import Manner, Scorer
 from models.scores import Output
 from models.student import Student
 from models.suspect import Suspect, load_suspect
-from worker.detection.clean import CleanImages, Roles, random_numbers, roles_of
+from worker.detection.clean import CleanImages, Roles, random_numbers, roles_of, sample
 from worker.detection.families.base import Beginning, Triggers, triggers_of
+from worker.detection.images import Images
 from worker.detection.inversion import Inversion, invert_triggers
 from worker.detection.metrics import predictions
 from worker.engine.numbering import relabelled
@@ -35,6 +35,7 @@ from worker.engine.numbering import relabelled
 Emit = Callable[..., None]
 
 FEWEST_HELD_OUT = 20  # images that can still tell a success of .95 from one of .9
+MOST_HELD_OUT, OF_EACH_HELD_OUT = 300, 2  # images, or of each label where there are many, that tell it as well as more
 LEARNED = 0.25  # of a label's fair share of the held-out images; a student that gives it to fewer did not learn it
 
 
@@ -80,20 +81,11 @@ class Workbench:
         return read_bundle(self.directory.bundle, classes=self.job.classes)
 
     @cached_property
-    def pictures_NHWC(self) -> Picture:
-        """All clean images as bytes, at the size asked for or their own."""
+    def images(self) -> Images:
+        """All clean images, at the size asked for or their own."""
         declared = self.job.input.filled_from(self.bundle.declared)
-        return stack_images(self.bundle, declared.height, declared.width)
-
-    @cached_property
-    def images_NCHW(self) -> Tensor:
-        """All clean images in [0, 1]."""
-        return self.shown(torch.arange(len(self.bundle)))
-
-    def shown(self, picked: Tensor) -> Tensor:
-        """Some of the clean images, by their indices, in [0, 1]."""
-        pictures = torch.as_tensor(self.pictures_NHWC[picked.numpy()])
-        return in_rows(pictures.permute(0, 3, 1, 2).contiguous().to(self.device).float() / 255)
+        pictures = stack_images(self.bundle, declared.height, declared.width)
+        return Images(torch.from_numpy(pictures), self.device)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -108,7 +100,7 @@ class Workbench:
     def labels_N(self) -> Tensor:
         """The true labels, or the suspect's own predictions for images that came without."""
         if self.bundle.labels is None:
-            return predictions(self.classifier, self.images_NCHW)
+            return predictions(self.classifier, self.images)
         return relabelled(self.bundle.labels, self.preparation.class_order).to(self.device)
 
     @cached_property
@@ -124,14 +116,31 @@ class Workbench:
     @cached_property
     def clean(self) -> CleanImages:
         """The images that triggers are searched on."""
-        picked = self.roles.invert
-        return CleanImages.measure(self.images_NCHW[picked], self.labels_N[picked], self.perceptual)
+        return self._clean(self.roles.invert)
 
     @cached_property
     def held_out(self) -> CleanImages:
         """The images that norms and attack success are read on."""
-        picked = self.roles.confirm
-        return CleanImages(self.images_NCHW[picked], self.labels_N[picked], [])
+        return self._clean(self._enough_of(self.roles.confirm))
+
+    @cached_property
+    def swapped(self) -> tuple[CleanImages, CleanImages]:
+        """The images that triggers are searched on and read on in a further round: what judged the first search, and
+        what it was done on. Where all serve for both, they do so here."""
+        invert, confirm, _ = self.roles
+        if invert is confirm:
+            return self.clean, self.held_out
+        return self._clean(confirm), self._clean(self._enough_of(invert))
+
+    def _enough_of(self, picked: Tensor) -> Tensor:
+        """Of these images not more than it takes to judge by, unless roles are one."""
+        if not self.job.config.separate_roles:
+            return picked
+        most = max(MOST_HELD_OUT, OF_EACH_HELD_OUT * self.preparation.num_labels)
+        return picked[sample(self.labels_N[picked], most)]
+
+    def _clean(self, picked: Tensor) -> CleanImages:
+        return CleanImages(self.images.subset(picked), self.labels_N[picked], self.perceptual)
 
     def load_suspect(self, path: Path) -> Suspect:
         """A model on the device of the job."""
@@ -150,7 +159,7 @@ class Workbench:
     def start(self) -> TriggerGenerator:
         """The generator that every label's begins as."""
         inversion = self.job.config.inversion
-        channels = self.images_NCHW.shape[1]
+        channels = self.images.shape[0]
         start = TriggerGenerator(
             channels, inversion.generator_width, inversion.generator_levels, inversion.identity_start
         )
@@ -162,7 +171,7 @@ class Workbench:
         """The reference students, in evaluation mode; none where they did not learn enough to be asked."""
         if not self.directory.students.exists():
             return []
-        channels, labels = self.images_NCHW.shape[1], self.preparation.num_labels
+        channels, labels = self.images.shape[0], self.preparation.num_labels
         students = nn.ModuleList(Student(channels, labels) for _ in range(self.job.config.students))
         students.load_state_dict(load_file(self.directory.students))
         return list(students.to(self.device).eval().requires_grad_(False))
@@ -170,7 +179,7 @@ class Workbench:
     @cached_property
     def students_predictions(self) -> list[Tensor]:
         """What each student says of the held-out images, [N] each."""
-        return [predictions(student, self.held_out.images_NCHW) for student in self.students]
+        return [predictions(student, self.held_out.images) for student in self.students]
 
     def learned(self, student: int, label: int) -> bool:
         """Whether a student learned a label: of one that has no image in the bundle it has hardly heard.
@@ -188,12 +197,14 @@ class Workbench:
         labels: Sequence[int],
         seed: int,
         on_step: Callable[[int], None] = lambda step: None,
+        round: int = 0,
     ) -> list[Inversion]:
         """Search triggers of one family that lead the suspect, or another network, to these labels."""
+        searched_on, read_on = self.swapped if round else (self.clean, self.held_out)
         return invert_triggers(
             network,
-            self.clean,
-            self.held_out,
+            searched_on,
+            read_on,
             labels,
             self._starting_triggers(family, labels, seed),
             self.job.config.searches[family],
@@ -205,7 +216,7 @@ class Workbench:
     def _starting_triggers(self, family: str, labels: Sequence[int], seed: int = 0) -> Triggers:
         """What the search of a family begins with."""
         config = self.job.config.searches[family]
-        beginning = Beginning(self.images_NCHW.shape[1:], self.start, self.perceptual, config)
+        beginning = Beginning(self.images.shape, self.start, self.perceptual, config)
         return triggers_of(family).begin(beginning, [random_numbers(seed, label) for label in labels]).to(self.device)
 
     def load_trigger(self, label: int, family: str) -> Triggers:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from app.core.jobs import JobDirectory, write_whole
+from app.core.jobs import DECISION, JobDirectory, write_whole
 from worker.sandbox.removal import remove_tree
 from worker.sandbox.results import (
     TENSORS,
@@ -59,7 +59,7 @@ class Cell:
         with _opened(self.result) as inside:
             for path in sorted(self.directory.result.rglob("*.*")):
                 name = path.relative_to(self.directory.result).as_posix()
-                wanted = name == "decision.json" or TENSORS.fullmatch(name) or record_of(name)
+                wanted = DECISION.fullmatch(name) or TENSORS.fullmatch(name) or record_of(name)
                 if wanted and self._same.get(name, (None, None))[1] != _stamp(path.stat()):
                     self._same[name] = _put(inside, name, path), _stamp(path.stat())
 

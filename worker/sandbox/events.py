@@ -74,12 +74,9 @@ EVENT: TypeAdapter[Any] = TypeAdapter(
 
 
 def read_event(line: bytes, task: Task) -> Event:
-    """An event of a task; raises ValidationError for what is none, or is about a label that is not the task's.
-
-    A task that names no label (a confirmation) is about those that an earlier one accused.
-    """
+    """An event of a task; raises ValidationError for what is none, or is about a label that is not the task's."""
     event: Event = EVENT.validate_json(line)
     labels = event["labels"] if event["event"] == "step" else [event["label"]] if event["event"] == "label" else []
-    if task.labels and not set(labels) <= set(task.labels):
+    if not set(labels) <= set(task.labels):
         raise ValidationError.from_exception_data("Event", [])
     return event

@@ -89,8 +89,9 @@ REASONS = {
     ),
     Reason.NOT_CONFIRMED: Explanation(
         title="An accusation that was not confirmed",
-        raised_if="A label stood out, but not when it was searched again from a fresh seed, and no other label did "
-        "both times. The preset `paper` searches once, and accuses with the caveat `unconfirmed` instead.",
+        raised_if="A label stood out, but not when it was searched again from a fresh seed and on other images, and no "
+        "other label did both times. The preset `paper` searches once, and accuses with the caveat `unconfirmed` "
+        "instead.",
         means="One search found this label far easier to reach than the others, a second one did not. It is neither "
         "accused nor cleared; the report shows both searches.",
         what_to_do="Scan again with another seed and, if you can, with more clean images.",
@@ -133,9 +134,10 @@ REASONS = {
     ),
     Reason.SEARCH_TRUNCATED: Explanation(
         title="The search was cut short",
-        raised_if="The time limit was reached, or the scan was stopped, before every label was searched to the end.",
+        raised_if="The time limit was reached, or the scan was stopped, before every label was searched to the end, or "
+        "before one that stood out was searched again.",
         means="Labels are judged by comparison with each other, and some of them are missing or unfinished. Any of "
-        "these may be the target.",
+        "these may be the target, and what stands out so far is in doubt.",
         what_to_do="Scan again with a larger `--time-limit`, or on a faster machine.",
     ),
     Reason.OUT_OF_MEMORY: Explanation(

@@ -105,7 +105,7 @@ def _spared(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], 
         (row, found)
         for row in rows
         for found in row["families"]
-        if not row["flagged"] and (found["natural"] or found["unconfirmed"])
+        if not row["flagged"] and (found["natural"] or found["in_doubt"] or found["unconfirmed"])
     ]
 
 

@@ -24,8 +24,8 @@ class Lease:
 def add(session: Session, scan: Scan, task: Task, compute_queue: str) -> bool:
     """Make a job ready; False if it is there already (two workers may both see that it is next)."""
     key = str(task.labels[0]) if task.labels else ""
-    existing = select(Job.id).where(Job.scan_id == scan.id, Job.kind == task.kind, Job.key == key)
-    if session.scalar(existing) is not None:
+    same = Job.kind == task.kind, Job.round == task.round, Job.key == key
+    if session.scalar(select(Job.id).where(Job.scan_id == scan.id, *same)) is not None:
         return False
     queue = "cpu" if task.kind in WITHOUT_TORCH else compute_queue
     session.add(
@@ -34,6 +34,7 @@ def add(session: Session, scan: Scan, task: Task, compute_queue: str) -> bool:
             tenant_id=scan.tenant_id,
             scan_id=scan.id,
             kind=task.kind,
+            round=task.round,
             key=key,
             labels=list(task.labels),
             queue=queue,
@@ -42,6 +43,10 @@ def add(session: Session, scan: Scan, task: Task, compute_queue: str) -> bool:
     )
     session.flush()
     return True
+
+
+def task_of(job: Job) -> Task:
+    return Task(JobKind(job.kind), tuple(job.labels), job.round)
 
 
 def claim(

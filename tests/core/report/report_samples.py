@@ -192,6 +192,7 @@ def decisions(draw: st.DrawFn, num_labels: int) -> Decision:
                 read_alone=draw(st.booleans()),
                 student_success_rate=draw(st.none() | rates),
                 natural=draw(st.booleans()),
+                in_doubt=label not in flagged and draw(st.booleans()),
                 unconfirmed=(again := draw(confirmations)) is not None and draw(st.booleans()),
                 confirmation=again,
             )

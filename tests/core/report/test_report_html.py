@@ -215,8 +215,9 @@ def test_a_table_of_two_families_shows_both() -> None:
     [
         (
             {"confirmation": Confirmation(0.4, 0.95, False, 0.7), "unconfirmed": True},
-            "a second search, from a fresh seed, did not",
+            "a second search, from a fresh seed and on other images, did not",
         ),
+        ({"in_doubt": True}, "time was over before it was searched again"),
         ({"natural": True}, "leads 62.0 % of the images in networks that learned from"),
     ],
 )
@@ -242,7 +243,6 @@ def test_a_flagged_label_is_shown_with_what_students_and_the_second_search_say()
         {**document(replace(BACKDOORED, labels=tuple(labels))), "config": PRESETS["standard"].to_json()}, {}
     )
     words = words_of(page)
-    assert (
-        "this trigger leads 2.0 % of the images there" in words and "Searched again from a fresh seed it needs" in words
-    )
+    assert "this trigger leads 2.0 % of the images there" in words
+    assert "Searched again from a fresh seed and on other images it needs" in words
     assert "(p-value 0.0020)" in words

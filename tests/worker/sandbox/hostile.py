@@ -62,7 +62,7 @@ RAMPANT = {
     "computes for ever and is deaf": (
         "\nfor number in set(signal.Signals) - {9, 19}: signal.signal(number, signal.SIG_IGN)\nwhile True: pass"
     ),
-    "reports progress for ever": "\nwhile True: say(event='step', labels=[0], done=1, of=10**9); time.sleep(0.05)",
+    "reports progress for ever": "\nwhile True: say(event='step', labels=[], done=1, of=10**9); time.sleep(0.05)",
     "closes the control pipe and goes on": "os.close(CONTROL)\nwhile True: time.sleep(1)",
     "closes the progress pipe and goes on": "os.close(PROGRESS)\nwhile True: time.sleep(1)",
     "prints for ever": "\nwhile True: print('x' * 10000)",
@@ -70,6 +70,7 @@ RAMPANT = {
     "reports without end": "\nwhile True: say(event='stage', stage='x' * 1000)",
     "reports a line without end": "\nwhile True: os.write(PROGRESS, b'x' * 65536)",
     "reports nonsense": "say(event='label', label='all', norm='small', attack_success_rate=1.0); time.sleep(60)",
+    "reports on a label that is not its task's": "say(event='step', labels=[7], done=1, of=9); time.sleep(60)",
     "reports another scan's end": "say(event='finished', verdict='no_backdoor_found'); time.sleep(60)",
     "takes a terabyte": "b = bytearray(2**40)",
     "takes memory bit by bit": "b = []\nwhile True: b.append(bytearray(os.urandom(2**20) * 16))",

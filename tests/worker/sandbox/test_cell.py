@@ -65,9 +65,11 @@ def test_what_an_earlier_engine_left_is_brought_and_only_what_changed_is_copied_
 ) -> None:
     directory.write_finding(factories.finding(1))
     directory.write_decision(factories.decision())
+    directory.write_decision(factories.decision(1), round=1)
     directory.write_report({"not": "the engine's business"})
     cell.bring()
-    assert there(cell).read_finding(1) == factories.finding(1) and there(cell).read_decision() == factories.decision()
+    assert there(cell).read_finding(1) == factories.finding(1)
+    assert [there(cell).read_decision(round) for round in (0, 1)] == [factories.decision(), factories.decision(1)]
     assert not there(cell).report.exists()
     before = {path: path.stat().st_mtime_ns for path in directory.result.rglob("*.json")}
     cell.collect()

@@ -7,7 +7,7 @@ the suspect one batch. The trigger of one label is the same module with T = 1.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import ClassVar, Self
@@ -60,6 +60,14 @@ class Triggers(nn.Module, ABC):
 
         `weights_N` is how much each image counts, adding up to 1; without it all count alike.
         """
+
+    def norm_over(self, batches: Iterable[Tensor], weights_N: Tensor | None = None) -> Tensor:
+        """The same of the only label's trigger over batches NCHW of images, of which one is there at a time, [1].
+
+        Of most families it is the triggers' own, and one batch tells as much of it as all.
+        """
+        images_NCHW = next(iter(batches))
+        return self.norm(images_NCHW[None], self.on(images_NCHW)[None])
 
     @abstractmethod
     def scaled(self, strengths_T: Tensor) -> Self:

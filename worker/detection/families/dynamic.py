@@ -12,7 +12,9 @@ from models.generator import TriggerGenerator
 from models.perceptual import PerceptualDistance
 from worker.detection.clean import CleanImages, batches_of, random_numbers
 from worker.detection.families.base import Beginning, Features, Triggers
-from worker.detection.metrics import BATCH
+from worker.detection.metrics import batch_of
+
+EPOCH = 2_000  # images of the pre-training's, at most
 
 
 def reconstruction_loss(
@@ -40,19 +42,20 @@ def pretrain_generator(
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    channels = clean.images_NCHW.shape[1]
+    channels = clean.images.shape[0]
     generator = TriggerGenerator(channels, config.generator_width, config.generator_levels, config.identity_start)
     torch.random.set_rng_state(torch_state)
-    generator.to(clean.images_NCHW.device)
+    generator.to(clean.images.device)
     if config.identity_start == "residual":
         return generator
     optimizer = torch.optim.Adam(generator.parameters(), config.learning_rate)
     size = min(config.batch_size, len(clean))
     batches = batches_of(torch.arange(len(clean)), size, random_numbers(seed))
-    for _ in range(config.pretrain_epochs * max(1, len(clean) // config.batch_size)):
+    for _ in range(config.pretrain_epochs * max(1, min(len(clean), EPOCH) // config.batch_size)):
         picked = next(batches)
-        images = clean.images_NCHW[picked]
-        loss = reconstruction_loss(images, generator(images), clean.features_of(picked), perceptual, config).mean()
+        images = clean.images[picked]
+        features = clean.features_of(picked, images)
+        loss = reconstruction_loss(images, generator(images), features, perceptual, config).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -89,14 +92,27 @@ class Generators(Triggers):
         return loss_N.view(images_TNCHW.shape[:2]).mean(1)
 
     def norm(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor, weights_N: Tensor | None = None) -> Tensor:
+        return self._norm(self._changes(images_TNCHW, triggered_TNCHW), weights_N)
+
+    def norm_over(self, batches: Iterable[Tensor], weights_N: Tensor | None = None) -> Tensor:
+        changes = [self._changes(images_NCHW[None], self.on(images_NCHW)[None]) for images_NCHW in batches]
+        return self._norm(torch.cat(changes, 1), weights_N)
+
+    def _norm(self, changes_TN: Tensor, weights_N: Tensor | None) -> Tensor:
+        mean_T = changes_TN.mean(1) if weights_N is None else changes_TN @ weights_N
+        return mean_T if self.config.norm == "l1" else mean_T.sqrt()
+
+    def _changes(self, images_TNCHW: Tensor, triggered_TNCHW: Tensor) -> Tensor:
+        """How much each image is changed, [T, N]."""
         if self.config.norm == "l1":
-            return _mean((triggered_TNCHW - images_TNCHW).abs().mean((2, 3, 4)), weights_N)
+            return (triggered_TNCHW - images_TNCHW).abs().mean((2, 3, 4))
         pairs = zip(images_TNCHW, triggered_TNCHW, strict=True)
-        return _mean(torch.stack([self._lpips(*pair) for pair in pairs]), weights_N).sqrt()
+        return torch.stack([self._lpips(*pair) for pair in pairs])
 
     def _lpips(self, images_NCHW: Tensor, triggered_NCHW: Tensor) -> Tensor:
         """The perceptual distance of each pair, [N]: a mean of squares, so its root grows as a change does."""
-        pairs, perceptual = zip(images_NCHW.split(BATCH), triggered_NCHW.split(BATCH), strict=True), self._perceptual[0]
+        perceptual, size = self._perceptual[0], batch_of(images_NCHW)
+        pairs = zip(images_NCHW.split(size), triggered_NCHW.split(size), strict=True)
         return torch.cat([perceptual.distance(perceptual.features(x), perceptual.features(y)) for x, y in pairs])
 
     def scaled(self, strengths_T: Tensor) -> Self:
@@ -116,7 +132,3 @@ class Generators(Triggers):
         generator = self.generators[index]
         assert isinstance(generator, TriggerGenerator)
         return generator
-
-
-def _mean(changes_TN: Tensor, weights_N: Tensor | None) -> Tensor:
-    return changes_TN.mean(1) if weights_N is None else changes_TN @ weights_N
