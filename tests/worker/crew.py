@@ -144,6 +144,7 @@ class Workshop:
         sandbox: Sandbox = "none",
         environment: Mapping[str, str] | None = None,
         clock: Clock = MACHINE,
+        signer: object = None,
     ) -> "SwiftSession":
         session = SwiftSession(self, directory, on_event, dict(environment or {}), clock)
         self.sessions.append(session)

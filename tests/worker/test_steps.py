@@ -129,7 +129,7 @@ def test_what_is_stated_of_weights_are_the_bytes_that_lie_there_whatever_their_e
 @pytest.mark.parametrize("repair", [None, replace(REPAIRED, status=RepairStatus.REFUSED)])
 def test_where_no_weights_are_handed_out_nothing_is_stated(tmp_path: Path, repair: RepairReport | None) -> None:
     directory = place_job(tmp_path / "job")
-    directory.result.mkdir()
+    directory.result.mkdir(exist_ok=True)
     directory.repaired.write_bytes(b"weights")
     if repair is not None:
         directory.write_repair(repair)
