@@ -7,14 +7,14 @@ from torch import Tensor
 from app.core.config import InversionConfig, SearchConfig
 from models.classifier import Classifier
 from models.perceptual import PACKAGED, PerceptualDistance, load_perceptual
+from tests.detection.beginnings import begun, each
 from tests.toys import QUICK, SIDE, ToyNet, as_source, plain_spec, toy_images, toy_labels
 from worker.detection import clean as cleaning
 from worker.detection import images as sources
 from worker.detection import metrics, students
-from worker.detection.clean import CleanImages, random_numbers
-from worker.detection.families.base import Triggers
-from worker.detection.families.dynamic import Generators, pretrain_generator
-from worker.detection.families.static import Patches
+from worker.detection.clean import CleanImages
+from worker.detection.families.base import Beginning, triggers_of
+from worker.detection.families.dynamic import pretrain_generator
 from worker.detection.images import Images, at_once
 from worker.detection.inversion import Inversion, invert_triggers
 
@@ -72,11 +72,11 @@ def searched(images: Images, perceptual: PerceptualDistance, family: str, seen: 
     suspect = Classifier(ToyNet(planted=2), plain_spec()).requires_grad_(False)
     suspect.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     config = InversionConfig(**{**vars(QUICK), "success_level": 0.9, "norm": "lpips"})
-    triggers: Triggers
     if family == "dynamic":
-        triggers = Generators.from_start(pretrain_generator(clean, perceptual, config, 0), 3, perceptual, config)
+        start = pretrain_generator(clean, perceptual, config, 0)
+        triggers = triggers_of(family).begin(Beginning(images.shape, start, perceptual, config), each(LABELS))
         return invert_triggers(suspect, clean, clean, LABELS, triggers, config, seed=0)
-    triggers = Patches.random(images.shape, [random_numbers(0, label) for label in LABELS])
+    triggers = begun(family, LABELS)
     return invert_triggers(suspect, clean, clean, LABELS, triggers, SearchConfig(steps=4, success_level=0.9), seed=0)
 
 
