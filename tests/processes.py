@@ -51,5 +51,5 @@ def run_job(directory: JobDirectory, time_limit: float | None = None) -> list[Ev
     events: list[Event] = []
     clock = MACHINE if time_limit is None else PretendClock()
     with ScanSession(directory, events.append, time_limit=time_limit, clock=clock) as session:
-        run_tasks(session, directory.read_job())
+        run_tasks([session], directory.read_job())
     return events

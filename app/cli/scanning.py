@@ -18,10 +18,12 @@ from app.core.jobs import ScanJob
 from app.core.presets import DEFAULT_PRESET, preset_config
 from app.installed import demand_engine
 from app.local_scan import OUT_OF_TIME, LocalResult, job_for, run_check, run_scan
+from worker.lanes import lanes_at_most
 from worker.launch import run_weights
-from worker.sandbox.fence import Sandbox, Wanted, choose
+from worker.sandbox.fence import Wanted, choose
 
-LOCAL_ONLY = ("device", "threads", "sandbox", "perceptual", "time_limit")  # of a service, its operator decides these
+# Of a service, its operator decides these.
+LOCAL_ONLY = ("device", "threads", "lanes", "sandbox", "perceptual", "time_limit")
 
 
 @click.command()
@@ -110,8 +112,8 @@ COMMANDS = (scan, check, repair, weights)
 
 def _run_here(
     as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str, max_accuracy_drop: float, seed: int,
-    device: str, threads: int, time_limit: float | None, sandbox: Wanted, perceptual: Path | None, repair: bool,
-    repair_label: int | None, output: str | None, classes: Path | None, **declared: Any,
+    device: str, threads: int, lanes: int | None, time_limit: float | None, sandbox: Wanted, perceptual: Path | None,
+    repair: bool, repair_label: int | None, output: str | None, classes: Path | None, **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """Run a job on this machine, show it, and leave with its exit code."""
     demand_engine()
@@ -130,19 +132,14 @@ def _run_here(
         classes=read_class_file(classes) if classes else None,
     )
     try:
-        result = _watch(job, model, bundle, out, time_limit, choose(sandbox))
+        with terminal.progress_display(job.model["name"]) as on_event:
+            lanes = lanes or lanes_at_most(job.model["bytes"])
+            result = run_scan(job, model, bundle, out, on_event, time_limit, choose(sandbox), lanes=lanes)
     except KeyboardInterrupt:
         terminal.say(f"Cancelled. The same command goes on where it stopped ({out}).")
         sys.exit(OUT_OF_TIME)
     _show(result, out, as_json)
     sys.exit(result.exit_code)
-
-
-def _watch(
-    job: ScanJob, model: Path, bundle: Path, out: Path, time_limit: float | None, sandbox: Sandbox
-) -> LocalResult:
-    with terminal.progress_display(job.model["name"]) as on_event:
-        return run_scan(job, model, bundle, out, on_event, time_limit, sandbox)
 
 
 def _show(result: LocalResult, out: Path, as_json: bool) -> None:
@@ -158,8 +155,9 @@ def _show(result: LocalResult, out: Path, as_json: bool) -> None:
 
 def _run_there(
     client: Client, as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str,
-    max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, time_limit: float | None,
-    sandbox: Wanted, perceptual: Path | None, output: str | None, classes: Path | None, **declared: Any,
+    max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, lanes: int | None,
+    time_limit: float | None, sandbox: Wanted, perceptual: Path | None, output: str | None, classes: Path | None,
+    **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """The same by a service: what is refused here is refused before anything is sent."""
     job = job_for(

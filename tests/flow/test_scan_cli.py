@@ -65,12 +65,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scan(model: str, out: str, *options: object, action: str = "scan", bundle: str = "bundle.npz") -> list[object]:
-    return [action, f"{model}.pt", bundle, "--out", out, "--mean", "0", "--std", "1", "--threads", 1, *options]
+    alone = ["--threads", 1, "--lanes", 1]
+    return [action, f"{model}.pt", bundle, "--out", out, "--mean", "0", "--std", "1", *alone, *options]
 
 
 @pytest.fixture(scope="module")
 def poisoned(place: Path) -> "subprocess.CompletedProcess[str]":
-    return triggerlens(*scan("poisoned", "found", "--repair", "--json"), cwd=place, search=SEARCH)
+    return triggerlens(*scan("poisoned", "found", "--repair", "--json", "--lanes", 2), cwd=place, search=SEARCH)
 
 
 def report_of(folder: Path) -> dict[str, Any]:

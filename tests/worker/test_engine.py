@@ -131,7 +131,7 @@ def test_an_engine_killed_after_a_block_goes_on_there_and_ends_the_same(
 
     session = ScanSession(directory, kill_after_the_first_block)
     with pytest.raises(EngineCrashError) as crash, session:
-        run_tasks(session, directory.read_job())
+        run_tasks([session], directory.read_job())
     assert crash.value.code == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in directory.result.rglob("00000[01]*")}
     assert len(kept) == 6, "finding, trigger and examples of labels 0 and 1"
@@ -394,7 +394,7 @@ def run_with_luck(directory: JobDirectory, also: Callable[[Event], None], **limi
         also(event)
 
     with ScanSession(directory, listen, **limits) as session:
-        run_tasks(session, directory.read_job())
+        run_tasks([session], directory.read_job())
     return events
 
 

@@ -167,7 +167,7 @@ def test_a_listener_that_fails_leaves_no_engine_behind(endless: JobDirectory) ->
 
     session = ScanSession(endless, give_up)
     with pytest.raises(KeyboardInterrupt), session:
-        run_tasks(session, endless.read_job())
+        run_tasks([session], endless.read_job())
     assert engines_of(endless.root) == []
 
 

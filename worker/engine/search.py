@@ -35,8 +35,8 @@ def invert(bench: Workbench, labels: Sequence[int]) -> None:
         for finding in known:
             _announce(bench, finding)
         return
-    with bench.timed("invert"):
-        _search(bench, labels, halved=False)
+    bench.begin("invert")
+    _search(bench, labels, halved=False)
 
 
 def _check_labels(bench: Workbench, labels: Sequence[int]) -> None:

@@ -34,7 +34,7 @@ def report_of(case: BenignCase, root: Path, sandbox: Sandbox) -> dict[str, Any]:
     directory.model.write_bytes(case.path().read_bytes())
     directory.write_job(quick_job(directory.model, root / "bundle.npz", output=scores_of(case)))
     with ScanSession(directory, lambda event: None, sandbox=sandbox) as session:
-        run_tasks(session, directory.read_job())
+        run_tasks([session], directory.read_job())
     report = directory.read_report()
     assert report is not None
     coverage = report["coverage"]
