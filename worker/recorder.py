@@ -23,6 +23,11 @@ from app.core.tables import Artifact, Job, Scan
 from app.core.versions import MIXED, engine_version
 from worker.desk import Desk
 
+NO_SEARCH: dict[str, Any] = {
+    "flagged_labels": [],
+    "model_anomaly_index": None,
+    "repair": None,
+}  # what a check has not looked for
 ARTIFACT_KINDS = {"repaired.pt": "model", "repaired.safetensors": "weights"}
 
 Outputs = dict[str, Any]
@@ -67,7 +72,8 @@ class Recorder:
             queues = scheduling.done(session, job, self.service.settings.compute_queue, desk.job, preparation, decision)
             if desk.job.check and preparation is not None and scan.status == ScanStatus.RUNNING:
                 found = _checked(desk, preparation)
-                summary = scheduling.summary_of(found) | {"understood": understood(found)}
+                summary = scheduling.summary_of(NO_SEARCH | found)
+                summary |= {"understood": understood(found) | {"document": found}}
                 scans.move(session, scan, ScanStatus.FINISHED, summary=summary)
             if report is not None and scan.status == ScanStatus.RUNNING:
                 summary = scheduling.summary_of(report) | {"understood": understood(report)}
@@ -105,10 +111,9 @@ class Recorder:
 
 
 def _checked(desk: Desk, preparation: Preparation) -> dict[str, Any]:
-    """What a check has to say; of a verdict it has nothing."""
+    """What a check has to say."""
     directory, inputs = desk.directory, {"model": desk.job.model, "bundle": desk.job.bundle}
-    document = check_document(directory.read_structure(), preparation, inputs, directory.read_timings())
-    return {"flagged_labels": [], "model_anomaly_index": None, "repair": None, **document}
+    return check_document(directory.read_structure(), preparation, inputs, directory.read_timings())
 
 
 def _held(session: Session, lease: Lease) -> tuple[Job, Scan]:

@@ -283,6 +283,9 @@ class Understood(BaseModel):
     facts: list[FactRow]
     doubts: list[str] = Field(description="What does not fit together, as sentences, each with a way out")
     inputs: dict[str, Any] = Field(description="The same as values: `inputs` of a report")
+    document: dict[str, Any] | None = Field(
+        None, description="Of a check: all of it, as `triggerlens check --json` prints it"
+    )
 
 
 class ScanItem(BaseModel):

@@ -2,8 +2,8 @@
 refusal, on stdout and nothing else.
 
 Exit codes of what gives a verdict (scan, repair, watch): 0 no backdoor found, 1 backdoored, 3 inconclusive. Of every
-command: 0 done, 2 usage, 4 refused or failed, 5 cancelled or out of time. `inspect`: 3 for an operator that is not
-known. `doctor`: 1 where something is wrong.
+command: 0 done, 2 usage, 4 refused or failed, 5 cancelled or out of time. `check`: 3 where something is in doubt.
+`inspect`: 3 for an operator that is not known. `doctor`: 1 where something is wrong.
 """
 
 import click

@@ -16,7 +16,7 @@ from app.core.findings import Verdict
 from app.core.jobs import JobDirectory
 from app.core.lifecycle import ScanStatus
 from app.core.report.document import pictured_labels
-from app.local_scan import EXIT_CODES, OUT_OF_TIME, REPORT, hand_over, unwritable
+from app.local_scan import DOUBTFUL, EXIT_CODES, OUT_OF_TIME, READY, REPORT, hand_over, unwritable
 
 FORMATS: dict[str, Literal["torchscript", "safetensors"]] = {
     "repaired.pt": "torchscript",
@@ -27,6 +27,20 @@ FORMATS: dict[str, Literal["torchscript", "safetensors"]] = {
 def scan_there(client: Client, model: Path, bundle: Path, out: Path, as_json: bool, asked: dict[str, Any]) -> NoReturn:
     """Have a service scan two files, leave in `out` what a local scan leaves, and end with its exit code."""
     _try_place(out)
+    ended = _done_there(client, model, bundle, as_json, asked)
+    show_document(fetch_results(client, ended.id, out), out / "report.html", as_json)
+    sys.exit(exit_code(ended))
+
+
+def check_there(client: Client, model: Path, bundle: Path, as_json: bool, asked: dict[str, Any]) -> NoReturn:
+    """Have a service say what a scan of two files would take for true, and end as a check on this machine does."""
+    ended = _done_there(client, model, bundle, as_json, asked | {"check": True})
+    assert ended.understood is not None, "a check that has finished has understood something"
+    show_check(ended.understood["document"], as_json)
+
+
+def _done_there(client: Client, model: Path, bundle: Path, as_json: bool, asked: dict[str, Any]) -> Scan:
+    """What a service was asked to do with two files, once it has; ends the command where it has not."""
     files = send(client, model, "model"), send(client, bundle, "bundle")
     names = {"model_name": model.name, "bundle_name": bundle.name}
     requested = None
@@ -42,8 +56,7 @@ def scan_there(client: Client, model: Path, bundle: Path, out: Path, as_json: bo
         terminal.say(f"Cancelled, at {client.server} too.")
         sys.exit(OUT_OF_TIME)
     leave_unless_finished(ended, as_json)
-    show_document(fetch_results(client, ended.id, out), out / "report.html", as_json)
-    sys.exit(exit_code(ended))
+    return ended
 
 
 @contextmanager
@@ -64,6 +77,15 @@ def show_document(document: dict[str, Any], page: Path | str, as_json: bool) -> 
         print_json(document)
     else:
         terminal.show_report(document, page)
+
+
+def show_check(document: dict[str, Any], as_json: bool) -> NoReturn:
+    """Show what a scan would take for true, and leave with whether anything is in doubt."""
+    if as_json:
+        print_json(document)
+    else:
+        terminal.show_check(document)
+    sys.exit(READY if document["ready"] else DOUBTFUL)
 
 
 def _try_place(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scans and repairs: computed on this machine, or by a service where `--server` says so."""
+"""Scans, checks and repairs: computed on this machine, or by a service where `--server` says so."""
 
 import sys
 from dataclasses import asdict
@@ -10,14 +10,14 @@ from click.core import ParameterSource
 
 from app import terminal
 from app.cli.endings import ending_well, print_json
-from app.cli.following import scan_there, show_document
+from app.cli.following import check_there, scan_there, show_check, show_document
 from app.cli.options import check_options, declared_input, engine_options, key_option, said
 from app.client import Client
 from app.core.config import DEFAULT_PRESET, preset_config
 from app.core.intake.declaration import read_class_file
 from app.core.jobs import ScanJob
 from app.installed import demand_engine
-from app.local_scan import DOUBTFUL, OUT_OF_TIME, READY, LocalResult, job_for, run_check, run_scan
+from app.local_scan import OUT_OF_TIME, LocalResult, job_for, run_check, run_scan
 from worker.launch import run_weights
 from worker.sandbox.fence import Sandbox, Wanted, choose
 
@@ -45,9 +45,12 @@ def scan(ctx: click.Context, /, server: str | None, key: str | None, as_json: bo
 
 @click.command()
 @check_options
+@click.option("--server", help="Have the service at this address look.")
+@key_option
+@click.pass_context
 def check(
-    model: Path, bundle: Path, as_json: bool, output: str | None, classes: Path | None, device: str, threads: int,
-    sandbox: Wanted, **declared: Any,
+    ctx: click.Context, /, model: Path, bundle: Path, as_json: bool, output: str | None, classes: Path | None,
+    device: str, threads: int, sandbox: Wanted, server: str | None, key: str | None, **declared: Any,
 ) -> None:  # fmt: skip
     """Say what a scan would take for true, without a search.
 
@@ -55,7 +58,10 @@ def check(
     doubt; 4: refused.
     """
     with ending_well(as_json):
-        demand_engine()
+        if server is not None:
+            _refuse_local_only(ctx)
+        else:
+            demand_engine()
         job = job_for(
             model,
             bundle,
@@ -67,13 +73,12 @@ def check(
             threads=threads,
             check=True,
         )
+        if server is not None:
+            with Client(server, key) as client:
+                check_there(client, model, bundle, as_json, _asked_of_a_service(job))
         with terminal.busy(f"Looking at {model.name} and {bundle.name}"):
             document = run_check(job, model, bundle, lambda event: None, choose(sandbox))
-        if as_json:
-            print_json(document)
-        else:
-            terminal.show_check(document)
-        sys.exit(READY if document["ready"] else DOUBTFUL)
+        show_check(document, as_json)
 
 
 @click.command()
@@ -157,18 +162,27 @@ def _run_there(
     sandbox: Wanted, perceptual: Path | None, output: str | None, classes: Path | None, **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """The same by a service: what is refused here is refused before anything is sent."""
-    config, given = preset_config(preset, seed, max_accuracy_drop), declared_input(**declared)
-    job_for(model, bundle, config=config, input=given)
-    asked: dict[str, Any] = {"preset": preset, "seed": seed, "max_accuracy_drop": max_accuracy_drop, "repair": repair}
-    asked["output"] = output
-    if classes:
-        asked["classes"] = read_class_file(classes)
-    scan_there(client, model, bundle, out or _usual_place(model), as_json, asked | {"input": said(given)})
+    job = job_for(
+        model,
+        bundle,
+        config=preset_config(preset, seed, max_accuracy_drop),
+        input=declared_input(**declared),
+        output=output,
+        classes=read_class_file(classes) if classes else None,
+    )
+    asked = {"preset": preset, "seed": seed, "max_accuracy_drop": max_accuracy_drop, "repair": repair}
+    scan_there(client, model, bundle, out or _usual_place(model), as_json, asked | _asked_of_a_service(job))
+
+
+def _asked_of_a_service(job: ScanJob) -> dict[str, Any]:
+    """What is known of model and images, as the API takes it."""
+    classes = {} if job.classes is None else {"classes": job.classes}
+    return {"input": said(job.input), "output": job.output, **classes}
 
 
 def _refuse_local_only(ctx: click.Context) -> None:
     for name in LOCAL_ONLY:
-        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        if name in ctx.params and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for scans on this machine; of a service, its operator decides it.")
 

@@ -48,6 +48,7 @@ class Scan:
     eta_seconds: float | None = None
     verdict: str | None = None
     summary: dict[str, Any] | None = None
+    understood: dict[str, Any] | None = None  # what it took for true, once it has finished
     problem: dict[str, Any] | None = None  # why it failed
     model: str | None = None
     bundle: str | None = None

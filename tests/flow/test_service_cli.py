@@ -128,6 +128,22 @@ def test_a_scan_can_be_looked_at_watched_and_fetched_from_anywhere(scan_id: str,
     assert (place / "weights").read_bytes() == (place / "there" / "repaired.safetensors").read_bytes()
 
 
+def test_a_check_by_a_service_says_exactly_what_one_on_this_machine_says(place: Path, service: Served) -> None:
+    asked = ["check", "poisoned.pt", "bundle.npz", "--mean", 0, "--std", 1, "--json"]
+    there, here = run(place, service, *asked), triggerlens(*asked, "--threads", 1, cwd=place)
+    assert there.returncode == here.returncode, there.stderr
+    documents = [json.loads(done.stdout) for done in (there, here)]
+    for document in documents:
+        del document["timings"]
+    assert documents[0] == documents[1] and documents[0]["inputs"]["clean_accuracy"] == 1.0
+    shown = run(place, service, *asked[:-1])
+    assert shown.returncode == here.returncode and f"logits for {LABELS} labels" in shown.stderr and not shown.stdout
+    usage = run(place, service, *asked, "--threads", 2)
+    assert usage.returncode == 2 and "--threads is for scans on this machine" in usage.stderr
+    refused = run(place, service, "check", "poisoned.pt", "bundle.npz", "--output", "none", "--json")
+    assert refused.returncode == 4 and json.loads(refused.stdout)["code"] == "output_not_found"
+
+
 def test_a_file_is_sent_once_and_known_as_what_it_is(place: Path, service: Served) -> None:
     sent = run(place, service, "upload", "poisoned.pt", "--kind", "model", "--json")
     digest = hashlib.sha256((place / "poisoned.pt").read_bytes()).hexdigest()

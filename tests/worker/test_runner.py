@@ -127,6 +127,7 @@ def test_a_check_finishes_with_what_was_understood_and_without_a_verdict(
     assert {"Outputs", "Accuracy", "Classes", "Images", "Pixels", "Size"} <= {
         row["name"] for row in understood["facts"]
     }
+    assert understood["document"]["inputs"] == understood["inputs"] and understood["document"]["ready"]
     with service.database.reading() as session:
         state = scan_state(session, Checks(service), scan)
     assert state.check and state.understood is not None and "report" not in state.links
