@@ -1,18 +1,18 @@
 """The pages in headless Chromium, over a real server: what a person does, and what may never happen to one."""
 
-import io
 import json
 import re
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
+from torch import Tensor
 
 from app.core.config import InversionConfig
 from app.core.errors import Problem
@@ -20,10 +20,11 @@ from app.core.lifecycle import ScanStatus
 from app.core.report.html import report_html
 from app.core.service import Service
 from tests.api import world
+from tests.core.intake.packing import picture, tarred, zipped
 from tests.core.report.report_samples import BACKDOORED, document
 from tests.flow.serving import serving
 from tests.processes import own_world
-from tests.toys import SHORT, ToyNet, save_toy, toy_images, toy_labels
+from tests.toys import SHORT, AsProbabilities, ToyNet, save_toy, toy_images, toy_labels
 from tests.web.visit import WHOLE_SCAN, Visit, visiting
 
 pytestmark = pytest.mark.real
@@ -32,6 +33,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 NAMES = (HOSTILE, "bicycle", "cat", "deer", "eagle", "frog")  # in sorted order
 WIDTHS = (1280, 360)
 SEARCH = replace(SHORT, steps=40, labels_per_block=2)
+ENDLESS = replace(SHORT, steps=100_000)
 
 
 @contextmanager
@@ -41,15 +43,18 @@ def real_service(folder: Path, search: InversionConfig) -> Iterator[str]:
         yield served.address
 
 
-def hostile_bundle(path: Path) -> Path:
-    """Toy images in a folder per class, one of which would like to be more than a name."""
+def class_folders(names: Sequence[str]) -> dict[str, bytes | str]:
+    """Toy images in a folder per class."""
     pictures = (toy_images(8).clamp(0, 1) * 255).round().byte().squeeze(1).numpy()
-    with zipfile.ZipFile(path, "w") as archive:
-        for number, (picture, label) in enumerate(zip(pictures, toy_labels(8).tolist(), strict=True)):
-            content = io.BytesIO()
-            Image.fromarray(picture).save(content, "PNG")
-            archive.writestr(f"{NAMES[label]}/{number}.png", content.getvalue())
-    return path
+    labelled = enumerate(zip(pictures, toy_labels(8).tolist(), strict=True))
+    return {f"{names[label]}/{number}.png": picture(pixels) for number, (pixels, label) in labelled}
+
+
+class Twins(AsProbabilities):
+    """Two outputs, of which nobody but its owner knows the one that is used."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"one": self.net(images), "other": 2 * self.net(images)}
 
 
 def look(page: Page, width: int, dark: bool = False, calm: bool = False) -> None:
@@ -85,7 +90,7 @@ def downloaded(page: Page, name: str) -> bytes:
 def test_a_person_drops_two_files_and_sees_a_backdoor_found_and_repaired(visit: Visit, tmp_path: Path) -> None:
     page = visit.page
     model = save_toy(tmp_path / "<b>suspect.pt", ToyNet(planted=2))
-    bundle = hostile_bundle(tmp_path / "images.zip")
+    bundle = zipped(tmp_path / "images.zip", class_folders(NAMES))
     with real_service(tmp_path / "data", SEARCH) as address:
         page.goto(f"{address}/")
         expect(page.locator("#no-scans")).to_be_visible()
@@ -140,6 +145,46 @@ def test_a_person_drops_two_files_and_sees_a_backdoor_found_and_repaired(visit: 
     assert visit.errors == []
     assert visit.questions == ["Delete the scan of “<b>suspect.pt” with its report and repaired weights?"]
     assert visit.foreign_requests(address) == []
+
+
+def test_a_person_reads_what_was_understood_corrects_it_and_only_then_starts_a_scan(
+    visit: Visit, tmp_path: Path
+) -> None:
+    page, asked = visit.page, list[dict[str, Any]]()
+    page.on("request", lambda sent: asked.append(sent.post_data_json) if sent.method == "POST" else None)
+    names = ["frog", "elk", "dog", "cat", "bee", "ant"]  # the order of the model, which nobody could guess
+    model = save_toy(tmp_path / "suspect.pt", Twins(ToyNet()))
+    bundle = tarred(tmp_path / "images.tar.gz", class_folders(names))
+    with real_service(tmp_path / "data", ENDLESS) as address:
+        page.goto(f"{address}/")
+        page.locator("body").drop({"files": [model, bundle]})
+        facts, doubts = page.locator("#understood .facts"), page.locator("#doubts")
+        expect(page.locator("#check-state")).to_contain_text("Something does not fit together")
+        expect(facts).to_contain_text("100.0\N{NO-BREAK SPACE}% of 48 images")
+        expect(facts).to_contain_text(", inferred (range")
+        expect(doubts).to_contain_text("Several outputs could be the scores: one, other.")
+        expect(doubts).to_contain_text("Which output each class is was read off the model's own answers")
+        look_everywhere(page, "understood", tmp_path)
+
+        page.locator("summary").click()
+        page.locator("#output").fill("other")
+        page.locator("#range").select_option("0,1")
+        page.locator("#take-order").click()
+        expect(page.locator("#check-state")).to_contain_text("Model and images go together")
+        expect(doubts).to_be_empty()
+        for fact in ("from the output other", "declared with the bundle", "given with the scan"):
+            expect(facts).to_contain_text(fact)
+        expect(page.locator("#no-scans")).to_be_visible()
+        assert [request["check"] for request in asked] == [True, True], "nothing long starts by itself"
+
+        page.locator("#start").click()
+        expect(page).to_have_url(re.compile(rf"{address}/scans/\w+"))
+        page.locator("#cancel").click()
+        expect(page.locator("#verdict h2")).to_have_text("Cancelled")
+    scan = asked[2]
+    assert "check" not in scan and scan["output"] == "other" and scan["input"] == {"range": [0, 1]}
+    assert scan["classes"] == {name: label for label, name in enumerate(names)}
+    assert visit.errors == []
 
 
 def test_a_waiting_scan_says_for_what_and_can_be_cancelled(visit: Visit, service: Service) -> None:

@@ -262,11 +262,11 @@ async function listScans() {
   const place = $("#list-problem");
   try {
     const text = await (await call(`/v1/scans?limit=${shown}`)).text();
-    const { items, next_cursor: next } = JSON.parse(text);
+    const { items, next_cursor: next } = JSON.parse(text), scans = items.filter((scan) => !scan.check);
     complain(place, null);
-    if (text !== listed) $("#scans").replaceChildren(...items.filter((scan) => !scan.check).map(scanRow));
+    if (text !== listed) $("#scans").replaceChildren(...scans.map(scanRow));
     listed = text;
-    $("#no-scans").hidden = items.length > 0;
+    $("#no-scans").hidden = scans.length > 0;
     $("#more-scans").hidden = !next || shown >= 100;
     return items.some(isOpen) ? 2 : 15;
   } catch (problem) {
@@ -299,7 +299,7 @@ function home() {
   document.ondrop = (event) => { // anywhere on the page, one file or both
     event.preventDefault();
     for (const file of event.dataTransfer.files) {
-      const kind = /\.(zip|npz)$/i.test(file.name) ? "bundle" : "model", chosen = new DataTransfer();
+      const kind = /\.(zip|npz|tar|tgz|tar\.gz)$/i.test(file.name) ? "bundle" : "model", chosen = new DataTransfer();
       chosen.items.add(file);
       $(`#${kind} input`).files = chosen.files;
       choose(kind, file);
