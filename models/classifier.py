@@ -73,7 +73,7 @@ def match_channels(images_NCHW: Tensor, channels: int) -> Tensor:
     if given == channels:
         return images_NCHW
     if given == 1:
-        return images_NCHW.expand(-1, channels, -1, -1)
+        return images_NCHW.repeat(1, channels, 1, 1)  # not as a view: a module may view it in its turn
     weights = torch.tensor([0.299, 0.587, 0.114], device=images_NCHW.device).view(1, 3, 1, 1)
     return (images_NCHW * weights).sum(1, keepdim=True)
 

@@ -7,6 +7,7 @@ Whether the images mean anything to it in that form is not known here; its accur
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +130,8 @@ def _keys_read(module: RebuiltModule, images_NCHW: Tensor) -> list[str]:
 
 
 def _refusal_of_images(module: nn.Module, images_NCHW: Tensor, channels: Sequence[int], error: Exception) -> Refusal:
+    if form := _form_taken(module, images_NCHW, channels):
+        return _not_accepted(f"The model takes {form}, not a batch of images [N, C, H, W].", _WRAP)
     if sides := _sides_taken(module, images_NCHW, channels):
         height, width = images_NCHW.shape[-2:]
         return _not_accepted(
@@ -148,6 +151,22 @@ def _refusal_of_images(module: nn.Module, images_NCHW: Tensor, channels: Sequenc
     return _not_accepted(f"The model cannot take images of {kind}: {reason}.", advice)
 
 
+def _form_taken(module: nn.Module, images_NCHW: Tensor, channels: Sequence[int]) -> str:
+    """What the module takes in place of a batch of images, of this very size; "" if nothing of that either."""
+    for count in channels:
+        image_NCHW = filled(match_channels(images_NCHW[:1], count), TRIED)
+        forms = {
+            f"rows of {image_NCHW[0].numel():,} numbers [N, C*H*W]": image_NCHW.flatten(1),
+            "sequences of images [N, T, C, H, W]": image_NCHW[:, None],
+            "sequences of images [N, C, T, H, W]": image_NCHW[:, :, None],
+        }
+        for form, given in forms.items():
+            with suppress(*MODULE_ERRORS), torch.no_grad():
+                if candidates(module(given), TRIED):
+                    return form
+    return ""
+
+
 def _sides_taken(module: nn.Module, images_NCHW: Tensor, channels: Sequence[int]) -> list[int]:
     """The first of the usual sizes at which the module takes the images; another one may be the right one."""
     found = []
@@ -165,7 +184,7 @@ def _sides_taken(module: nn.Module, images_NCHW: Tensor, channels: Sequence[int]
 
 def _takes_bytes(module: nn.Module, images_NCHW: Tensor, channels: Sequence[int]) -> bool:
     image = (images_NCHW[:1] * 255).clamp(0, 255)
-    tries = ((takes, count) for takes in (Takes.BATCH, Takes.CHANNELS_LAST) for count in channels)
+    tries = ((takes, count) for takes in _TAKEN["Tensor"] for count in channels)
     return any(
         _failure(Scorer(module, Manner(takes)), match_channels(image, count).byte()) is None for takes, count in tries
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from app.core.errors import Refusal
 from app.core.findings import Takes
 from benchmarks.victims.export import Form
-from models.classifier import Classifier, has_input_gradient
+from models.classifier import Classifier, has_input_gradient, match_channels, probe_scores
 from models.inputs import manner_of
 from models.scorer import Manner, Scorer
 from models.suspect import load_suspect
@@ -69,6 +69,35 @@ class Bytes(AsProbabilities):
         return self.net(images.float() / 255)
 
 
+class SingleBytes(AsProbabilities):
+    def forward(self, image: Tensor) -> Tensor:
+        assert image.dtype == torch.uint8 and image.dim() == 3, "one image of bytes, please"
+        return self.net(image.unsqueeze(0).float() / 255)
+
+
+class Rows(nn.Module):
+    """Leaves it to its caller to flatten the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(16 * 16, 6)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.fc(rows)
+
+
+class WithoutChannels(AsProbabilities):
+    """Takes grey images [N, H, W]: one of [1, H, W] is a batch of one."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images.unsqueeze(1))
+
+
+class Film(AsProbabilities):
+    def forward(self, films: Tensor) -> Tensor:
+        return self.net(films[:, 0])
+
+
 class Flattening(nn.Module):
     """Made for 28x28 and nothing else."""
 
@@ -98,6 +127,15 @@ class Viewing(nn.Module):
         return self.fc(maps.view(maps.size(0), -1))
 
 
+class ViewingAtOnce(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3 * 16 * 16, 6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(images.view(images.size(0), -1))
+
+
 def saved(tmp_path: Path, net: nn.Module) -> nn.Module:
     return load_suspect(save_scripted(tmp_path / "net.pt", net)).module
 
@@ -111,6 +149,7 @@ def saved(tmp_path: Path, net: nn.Module) -> nn.Module:
         (Single, Takes.SINGLE),
         (SingleScores, Takes.SINGLE),
         (SingleChannelsLast, Takes.SINGLE_CHANNELS_LAST),
+        (WithoutChannels, Takes.SINGLE),
     ],
 )
 def test_images_are_handed_over_as_the_model_takes_them(
@@ -168,6 +207,12 @@ def test_a_grey_net_that_flattens_by_a_view_takes_the_images_of_a_bundle(tmp_pat
     torch.testing.assert_close(module(IMAGES), net(IMAGES))
 
 
+def test_a_colour_net_that_views_its_images_takes_grey_ones(tmp_path: Path) -> None:
+    net = ViewingAtOnce().eval()
+    scorer = Scorer(saved(tmp_path, net), manner_of(saved(tmp_path, net), IMAGES, [1, 3])[0])
+    torch.testing.assert_close(probe_scores(scorer, match_channels(IMAGES, 3)), net(IMAGES.repeat(1, 3, 1, 1)))
+
+
 # What is refused
 
 
@@ -177,6 +222,9 @@ def test_a_grey_net_that_flattens_by_a_view_takes_the_images_of_a_bundle(tmp_pat
         (TwoInputs(ToyNet()), "several_inputs", "more than one input: images, temperature.* one batch of images"),
         (InADict(Conv()), "input_not_accepted", "a dict with the entry `pixel_values`, `bias`.*Inputs of another kind"),
         (Bytes(Conv()), "input_not_accepted", "uint8.* no gradient .*Inputs of another kind"),
+        (SingleBytes(Conv()), "input_not_accepted", "uint8.* no gradient .*Inputs of another kind"),
+        (Rows(), "input_not_accepted", r"rows of 256 numbers \[N, C\*H\*W\].*Inputs of another kind"),
+        (Film(Conv()), "input_not_accepted", r"sequences of images \[N, T, C, H, W\].*Inputs of another kind"),
         (Demanding(ToyNet()), "input_not_accepted", "own code raised: .*I take 224x224 only.* --size H,W"),
         (Flattening(), "input_not_accepted", "images of 16x16; it takes 28x28.* --size 28,28"),
         (FlatteningChannelsLast(), "input_not_accepted", "images of 16x16; it takes 28x28.* --size 28,28"),
