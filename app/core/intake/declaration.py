@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 from unicodedata import normalize
@@ -53,9 +54,13 @@ class DeclaredInput:
 
 _INPUT_WORDS = tuple(entry.name for entry in fields(DeclaredInput))
 # Words for classes, without case and signs: from name to index, the other way round, and such as may be either.
-_BY_NAME = {"classtoidx", "classtoindex", "classtoid", "class2idx", "class2id", "labeltoid", "label2id", "labeltoidx"}
-_BY_INDEX = {"id2label", "idtolabel", "idx2class", "idxtoclass", "idx2label", "idxtolabel", "indextoclass", "id2class"}
-_CLASS_WORDS = _BY_NAME | _BY_INDEX | {"class", "classes", "classnames", "labels", "labelnames", "names", "categories"}
+_MAPS = [*product(("class", "label", "name"), ("to", "2"), ("id", "idx", "index"))]
+_BY_NAME = {f"{name}{to}{index}" for name, to, index in _MAPS}
+_BY_INDEX = {f"{index}{to}{name}" for name, to, index in _MAPS}
+_CLASS_WORDS = _BY_NAME | _BY_INDEX | {
+    *("class", "classes", "classnames", "classlabels", "classlist", "classindices", "classids", "classmap"),
+    *("labels", "labelnames", "labellist", "labelmap", "names", "categories", "vocab"),
+}  # fmt: skip
 _ELSEWHERE = {
     **dict.fromkeys(("imagemean", "means"), "`mean` in `input`"),
     **dict.fromkeys(("imagestd", "stds", "stddev"), "`std` in `input`"),
@@ -248,13 +253,15 @@ def _lines(content: bytes) -> Any:
         lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         _refuse("is neither JSON nor text in UTF-8")
-    rows = [re.split(r"[\s,;:]+", line, maxsplit=1) for line in lines if line]
-    if rows and all(len(row) == 2 and row[0].isdecimal() for row in rows):
-        return {"id2label": _object([(index, name) for index, name in rows])}
-    rows = [re.split(r"[\s,;:]+(?=\S+$)", line, maxsplit=1) for line in lines if line]
-    if rows and all(len(row) == 2 and row[1].isdecimal() for row in rows):
-        return {"class_to_idx": _object([(name, index) for name, index in rows])}
-    return [line for line in lines if line]
+    lines = [line for line in lines if line]
+    for rest in (lines, lines[1:]):  # the first may be a header
+        rows = [re.split(r"[\s,;:]+", line, maxsplit=1) for line in rest]
+        if rows and all(len(row) == 2 and row[0].isdecimal() for row in rows):
+            return {"id2label": _object([(index, name) for index, name in rows])}
+        rows = [re.split(r"[\s,;:]+(?=[^\s,;:]+$)", line, maxsplit=1) for line in rest]
+        if rows and all(len(row) == 2 and row[1].isdecimal() for row in rows):
+            return {"class_to_idx": _object([(name, index) for name, index in rows])}
+    return lines
 
 
 def _classes(entry: Any, word: str) -> dict[str, int]:
@@ -262,9 +269,7 @@ def _classes(entry: Any, word: str) -> dict[str, int]:
     if isinstance(entry, list):
         pairs: Iterable[tuple[Any, Any]]
         if all(isinstance(item, dict) for item in entry):  # [{"id": 0, "name": "cat"}]
-            pairs = [
-                (_either(item, ("name", "label", "class")), _either(item, ("id", "index", "idx"))) for item in entry
-            ]
+            pairs = [_pair(item) for item in entry]
         else:
             pairs = [(name, index) for index, name in enumerate(entry)]
     elif isinstance(entry, dict):
@@ -311,8 +316,13 @@ def _index(text: str) -> int | None:
     return int(text) if _counts(text) else None
 
 
-def _either(item: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((item[name] for name in names if name in item), None)
+def _pair(item: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Name and index of a class that is told as an object; `label` and `class` may be either."""
+    told = {_plain(word): value for word, value in item.items()}
+    name = next((word for word in ("name", "classname", "labelname", "label", "class") if word in told), "")
+    index = next((word for word in ("id", "idx", "index", "classid", "labelid", "label", "class", "value")
+                  if word in told and word != name), "")  # fmt: skip
+    return told.get(name), told.get(index)
 
 
 def _agreed(classes: Mapping[str, dict[str, int]]) -> dict[str, int]:

@@ -25,9 +25,15 @@ TWO = {"cat": 0, "dog": 1}
         {"id2label": {"0": "cat", "1": "dog"}},
         {"idx_to_class": {"1": "dog", "0": "cat"}},
         {"id2label": {"0": "cat", "1": "dog"}, "label2id": TWO},
+        {"class_indices": TWO},
+        {"name_to_index": TWO, "index2name": {"0": "cat", "1": "dog"}},
+        {"vocab": ["cat", "dog"]},
         {"classes": {"0": "cat", "1": "dog"}},
         {"classes": {"0": ["cat", "Felis catus"], "1": ["dog", "Canis lupus"]}},
         {"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]},
+        {"classes": [{"class_id": 1, "class_name": "dog"}, {"class_id": 0, "class_name": "cat"}]},
+        {"classes": [{"label": 0, "name": "cat"}, {"label": 1, "name": "dog"}]},
+        {"classes": [{"label": "cat", "Index": 0}, {"label": "dog", "Index": 1}]},
         ["cat", "dog"],
         TWO,
         {"0": "cat", "1": "dog"},
@@ -85,7 +91,17 @@ def test_what_is_not_understood_is_refused_by_name_with_the_right_place(document
 
 
 @pytest.mark.parametrize(
-    "text", ["cat\ndog\n", "\ufeff0 cat\r\n1 dog\r\n", "cat 0\ndog 1", "0: cat\n1: dog", "dog,1\ncat,0"]
+    "text",
+    [
+        "cat\ndog\n",
+        "\ufeff0 cat\r\n1 dog\r\n",
+        "cat 0\ndog 1",
+        "0: cat\n1: dog",
+        "dog,1\ncat,0",
+        "idx,name\n0,cat\n1,dog",
+        "class;label\ncat;0\ndog;1",
+        "names:\n  0: cat\n  1: dog",
+    ],
 )
 def test_a_file_of_classes_may_be_text_with_a_name_a_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "classes.txt"
