@@ -1,9 +1,12 @@
 """Tar archives from strangers, plain or gzipped: what they hold and where, read block by block.
 
-Python's tarfile knows many dialects, links and sparse files, more than a bundle of pictures needs and more than should
-be tried on a stranger's file. Here are the two dialects that every tar program writes, with the long names of GNU and
-of POSIX; what else an entry may be is told as a problem, never followed. Names and headers are spent from a budget,
-and nothing is looked at beyond the bytes that the file may unpack to.
+Python's tarfile was weighed, and is no reader for a stranger's file: it takes a damaged header for the end of the
+archive and says nothing of the entries behind it; it reads long names, POSIX headers and maps of sparse files whole
+before anybody can refuse them, and calls itself for each; and in versions of Python that people have, one header full
+of digits keeps its expressions busy for hours (CVE-2024-6232) and a negative size turns it in a circle (CVE-2025-8194).
+What would have to stand around it is longer than this. Here are the two dialects that every tar program writes, with
+the long names of GNU and of POSIX; what else an entry may be is told as a problem, never followed. Names and headers
+are spent from a budget, and nothing is looked at beyond the bytes that the file may unpack to.
 
 This module does not know which names are safe, nor what the entries mean.
 """
