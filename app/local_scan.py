@@ -21,7 +21,7 @@ from app.core.clock import MACHINE, Clock
 from app.core.errors import Refusal, disk_full, is_disk_full
 from app.core.findings import Reason, RepairReport, RepairStatus, Verdict
 from app.core.intake.archive import check_torchscript_archive
-from app.core.intake.members import unreadable
+from app.core.intake.members import check_is_file, unreadable
 from app.core.jobs import JobDirectory, ScanJob, write_whole
 from app.core.plan import FIRST, JobKind, next_tasks
 from app.core.report.document import check_document
@@ -49,8 +49,7 @@ def job_for(model: Path, bundle: Path, **options: Any) -> ScanJob:
     """The job for two files, with their hashes; raises Refusal for what is no TorchScript archive or no file."""
     facts = check_torchscript_archive(model)
     try:
-        if not bundle.is_file():
-            raise Refusal("bundle_not_found", f"There is no bundle at {bundle}.", "Check the path; see docs/export.md.")
+        check_is_file(bundle)
         with bundle.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

@@ -183,7 +183,7 @@ BAD: dict[str, tuple[Make, Make, str, str]] = {
         GOOD_MODEL, arrays(images=pixels(12, side=20), labels=HALVES),
         "input_not_accepted", "cannot take images of 20x20; it takes 16x16.* --size 16,16",
     ),
-    "no bundle": (GOOD_MODEL, lambda path: None, "bundle_not_found", "no bundle .* Check the path"),
+    "no bundle": (GOOD_MODEL, lambda path: None, "bundle_not_found", "no file .* Check the path"),
     "an unreadable bundle": (GOOD_MODEL, of_bytes(b"\0" * 99), "bundle_format", r"neither a \.zip nor an \.npz.* Pack"),
     "a damaged bundle": (GOOD_MODEL, damaged, "bundle_truncated", "cannot be read .* fetch the file again"),
     "an empty file": (GOOD_MODEL, of_bytes(b""), "bundle_empty", "no images.* at least 10"),

@@ -83,6 +83,9 @@ def test_what_blocks_a_scan_from_the_start_is_in_doubt_and_what_cannot_be_read_i
     assert code == 3 and "autocast" in words
     code, out, words = check(place, "two", "bundle", "--json")
     assert code == 4 and json.loads(out)["code"] == "several_inputs" and "Traceback" not in words
+    (place / "folder.npz").mkdir()
+    code, out, _ = check(place, "clean", "folder", "--json")
+    assert code == 4 and "Pack a folder as a .zip" in json.loads(out)["advice"]
     code, _, words = check(place, "clean", "bundle", "--mean", 123.675)
     assert code == 4 and "--range 0,255" in words
 

@@ -13,12 +13,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.core.errors import Refusal
 from app.core.intake.guards import MEGABYTE, BundleLimits, bundle_too_large
+from app.core.intake.layout import PICTURE_ENDINGS
 from app.core.intake.members import Archive, Member
 from app.core.intake.notes import Note, NoteKind
 from app.core.intake.pictures import Picture
@@ -31,6 +33,7 @@ LABEL_BYTES = 256 * MEGABYTE
 _IMAGE_WORDS = ("images", "image", "imgs", "img", "x", "data", "pixels", "pictures", "inputs", "xs", "arr0")
 _LABEL_WORDS = ("labels", "label", "y", "targets", "target", "classes", "class", "cls", "lbls", "gt", "ys", "arr1")
 _LABEL_ADVICE = 'Store one class index per image: `labels.astype("int64")`; first see where the fractions are from.'
+_OVERSHOOT = 0.1  # of the range
 _WRITE = 'Write it with `np.savez_compressed("bundle.npz", images=images, labels=labels)`.'
 
 
@@ -47,8 +50,11 @@ class _Header:
 
 
 def holds_arrays(archive: Archive) -> bool:
-    """Whether a zip file is an .npz: it has an array at its top and no picture folder around it."""
-    return any(member.path.endswith(".npy") and len(member.parts) == 1 for member in archive.members)
+    """Whether a zip file is an .npz: it has an array at its top, and no picture beside it."""
+    names = [member.path.lower() for member in archive.members]
+    return any(name.endswith(".npy") and "/" not in name for name in names) and not any(
+        name.endswith(PICTURE_ENDINGS) for name in names
+    )
 
 
 def read_arrays(archive: Archive, limits: BundleLimits) -> tuple[Picture, list[str] | None, tuple[Note, ...]]:
@@ -163,6 +169,12 @@ def _as_pictures(values: NDArray[np.generic], name: str, notes: list[Note]) -> P
         raise Refusal("images_dtype", f"The images are {kind} and hold values that are no numbers.",
                       "Store numbers from 0 to 255 as uint8; first see where these values are from.")  # fmt: skip
     is_unit = values.dtype.kind in "fb" and highest <= 1
+    if values.dtype.kind == "f" and (white := _overshot(lowest, highest)):
+        raise Refusal(
+            "images_dtype",
+            f"The images are {kind} with values from {lowest:.4g} to {highest:.4g}, a little beyond [0, {white}].",
+            f"Resizing overshoots: `images.clip(0, {white})`.",
+        )
     if lowest < 0 or highest > 255:
         raise Refusal(
             "images_dtype",
@@ -179,6 +191,16 @@ def _as_pictures(values: NDArray[np.generic], name: str, notes: list[Note]) -> P
     return converted
 
 
+def _overshot(lowest: float, highest: float) -> int:
+    """Which range the values leave by a little, as a resizing with sharp edges makes them; 0 for none."""
+    for white in (1, 255):
+        margin = _OVERSHOOT * white
+        is_near = lowest >= -margin and white - margin <= highest <= white + margin
+        if is_near and (lowest < 0 or highest > white):
+            return white
+    return 0
+
+
 def _in_parts(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Some images at a time, so that no second copy of all is ever made."""
     for start in range(0, len(images), 256):
@@ -186,11 +208,15 @@ def _in_parts(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def _check_labels(header: _Header, images: int) -> None:
-    if header.dtype.kind not in "iufbU" or header.size > LABEL_BYTES:
+    if header.dtype.kind not in "iufbUS" or header.size > LABEL_BYTES:
         raise Refusal(
             "labels_dtype", f"The labels are {printable(str(header.dtype))}, not whole numbers.", _LABEL_ADVICE
         )
-    if not header.shape or header.shape[0] != images or (len(header.shape) > 1 and header.dtype.kind == "U"):
+    if (
+        not header.shape
+        or header.shape[0] != images
+        or (math.prod(header.shape) != images and header.dtype.kind in "US")
+    ):
         raise Refusal(
             "labels_mismatch",
             f"The bundle holds {images:,} images, but `{header.name}` has the shape {_shown(header.shape)}.",
@@ -201,8 +227,9 @@ def _check_labels(header: _Header, images: int) -> None:
 def _class_names(values: NDArray[np.generic], name: str, notes: list[Note]) -> list[str]:
     """One class a row, as text: a whole number, or the place of the only 1 in a row."""
     rows = values.reshape(len(values), -1)
-    if rows.dtype.kind == "U":
-        return [str(label) for label in rows[:, 0]]
+    if rows.dtype.kind in "US":
+        names = (name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in rows[:, 0].tolist())
+        return [normalize("NFC", name) for name in names]
     if rows.shape[1] > 1:
         numbers = rows.astype(np.float64)
         if not (np.isin(numbers, (0, 1)).all() and (numbers.sum(axis=1) == 1).all()):
@@ -235,7 +262,7 @@ def _read_array(archive: Archive, member: Member, check: Callable[[_Header], Non
             raise Refusal(
                 "object_array",
                 f"The array `{header.name}` holds Python objects, which can run code when they are read.",
-                f'Store plain numbers: `np.stack(list({header.name})).astype("uint8")`, or int64 for labels.',
+                f'Store plain numbers: `np.stack(list({header.name})).astype("uint8")`, or for labels int64 or str.',
             )
         check(header)
         content = bytearray(head[body:])

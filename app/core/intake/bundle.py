@@ -26,7 +26,7 @@ from app.core.intake.codepages import CODE_PAGES
 from app.core.intake.declaration import Declaration, DeclaredInput, read_declaration
 from app.core.intake.guards import DEFAULT_LIMITS, MEGABYTE, Allowance, BundleLimits, bundle_too_large, readable_size
 from app.core.intake.labelling import Labels, LabelSource, labels_of
-from app.core.intake.members import Archive, open_archive, open_tarball, unreadable
+from app.core.intake.members import Archive, check_is_file, open_archive, open_tarball, unreadable
 from app.core.intake.notes import Note, NoteKind
 from app.core.intake.pictures import Images, Picture
 from app.core.intake.tarballs import BLOCK, GZIP, holds_tar, is_tar
@@ -40,6 +40,8 @@ _OTHER_FILES = {
     b"MATLAB": "a MATLAB file",
     GZIP: "a gzip file that holds no tar archive",
     b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"\0\0\x08": "an IDX file, as MNIST comes in",
     b"\xfd7zXZ": "an xz archive",
     b"BZh": "a bzip2 archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive",
@@ -105,23 +107,19 @@ def check_labels(bundle: Bundle, num_labels: int) -> None:
         return
     if bundle.label_source is LabelSource.SORTED and len(bundle.class_indices) != num_labels:
         raise _unknown_order(bundle, num_labels)
-    if (label := int(bundle.labels.max())) < num_labels:
-        if bundle.label_source is LabelSource.DECLARED and (declared := len(bundle.class_names)) > num_labels:
-            raise Refusal(
-                "label_out_of_range",
-                f"The declared classes have the index {declared - 1} (`{bundle.class_names[-1]}`), but the model has "
-                f"only the labels 0 to {num_labels - 1}.",
-                "Check that this list of classes belongs to this model: another one's other indices are wrong too.",
-            )
-        return
-    name = bundle.class_names[label] if label < len(bundle.class_names) else ""
+    label, what = int(bundle.labels.max()), "The bundle has the label"
     advice = "Check that this bundle belongs to this model."
     if label == num_labels and int(bundle.labels.min()) == 1:
         advice = _counted_from_one(bundle, num_labels)
+    if label < num_labels and bundle.label_source is LabelSource.DECLARED:
+        label, what = len(bundle.class_names) - 1, "The declared classes have the index"
+        advice = "Check that this list of classes belongs to this model: another one's other indices are wrong too."
+    if label < num_labels:
+        return
+    name = bundle.class_names[label] if label < len(bundle.class_names) else ""
     raise Refusal(
         "label_out_of_range",
-        f"The bundle has the label {label}{f' (`{name}`)' if name else ''}, "
-        f"but the model has only the labels 0 to {num_labels - 1}.",
+        f"{what} {label}{f' (`{name}`)' if name else ''}, but the model has only the labels 0 to {num_labels - 1}.",
         advice,
     )
 
@@ -194,11 +192,7 @@ def _resized(image: Picture, height: int, width: int) -> Picture:
 def _check_file(path: Path, limits: BundleLimits) -> bool:
     """Whether a readable file is a zip; otherwise it is a tar archive."""
     try:
-        if not path.exists():
-            raise Refusal("bundle_not_found", f"There is no file `{printable(str(path))}`.", "Check the path.")
-        if not path.is_file():
-            advice = "Pack a folder as a .zip: `python -m zipfile -c bundle.zip FOLDER/*`."
-            raise Refusal("bundle_not_a_file", f"`{printable(str(path))}` is not a file.", advice)
+        check_is_file(path)
         size = path.stat().st_size
         with path.open("rb") as source:
             head = source.read(BLOCK)

@@ -55,6 +55,8 @@ def label_pictures(
     used = {known.name for known in naming}
     if table is not None and not is_explicit and folders is not None:
         _check_agreement(table, found)
+    if table is None and (folders is None or len(folders) == 1):
+        _refuse_unread(found)
     if table is not None:
         pictures, notes = _listed(table, naming[1:], found.pictures)
         labels: Labels | None = labels_of([table.labels[path] for path in pictures], declared)
@@ -88,6 +90,9 @@ def no_images(others: Sequence[str] = ()) -> Refusal:
     """The refusal of a bundle without pictures, with what is there instead."""
     seen = f"; it has `{printable(others[0])}`" if others else ""
     advice = "Put in at least 10 clean images a class."
+    if any(path.endswith("data.pkl") for path in others):
+        seen = "; torch has written it"
+        advice = "Was it meant as the model? Tensors of images can be saved by `np.savez_compressed`: docs/export.md."
     if others and others[0].lower().endswith((".npz", ".zip", ".tar", ".gz")):
         advice = "Give the archive inside itself, or pack its images."
     return Refusal("bundle_empty", f"The bundle holds no images{seen}.", advice)
@@ -154,6 +159,7 @@ def _folders(found: layout.Layout, declared: Mapping[str, int], table: Table | N
         return layout.class_folders(found, declared)
     except Refusal:
         if table is None:
+            _refuse_unread(found)
             raise
         return None
 
@@ -192,8 +198,7 @@ def _listed(table: Table, others: Sequence[Table], pictures: Pictures) -> tuple[
         told += f", such as `{printable(table.without_file)}`."
         notes.append(Note(NoteKind.ROWS_WITHOUT_FILE, told, table.rows_without_file, table.without_file))
     if not _is_label_table(table.name):
-        column = f", its column `{printable(table.column)}`" if table.column else ", which has no header"
-        told = f"The labels are from the table `{printable(table.name)}`{column}."
+        told = f"The labels are from the table `{printable(table.name)}`, {table.place}."
         notes.append(Note(NoteKind.TABLE, told, len(table.labels), table.name))
     return {path: member for path, member in pictures.items() if path in table.labels}, notes
 
@@ -250,6 +255,17 @@ def _names_nothing(name: str) -> Refusal:
         "lies beside the images and is no table of them that is understood",
         f"Call it `{LABEL_TABLE}`, with the columns `file` and `label`; for an unlabelled bundle leave it out.",
     ).refusal(name)
+
+
+def _refuse_unread(found: layout.Layout) -> None:
+    """Refuses what may well be a table of the images, in a form that is not read, where nothing else says labels."""
+    for path in found.others:
+        if kind := tables.UNREAD.get(path.lower().rpartition(".")[2]):
+            raise UnclearTableError(
+                f"lies beside the images and is not read: {kind}",
+                f"Save it as CSV, with the columns `file` and `label`, as `{LABEL_TABLE}`; for an unlabelled bundle "
+                "leave it out.",
+            ).refusal(path)
 
 
 def _class_file(contents: Mapping[str, bytes], folders: Sequence[str]) -> tuple[dict[str, int], set[str], list[Note]]:

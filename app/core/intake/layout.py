@@ -24,7 +24,7 @@ _LEFT_BEHIND = {
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "@eadir", "#recycle", "@recycle", "@tmp"),
     *("$recycle.bin", "system volume information", "lost+found", "__pycache__", "icon\r", "zbthumbnail.info"),
 }
-_PICTURE_ENDINGS = (
+PICTURE_ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"),
     *(".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".svg", ".ico"),  # refused by name when they are read
 )
@@ -93,9 +93,12 @@ def arrange(members: Iterable[Member], holds_picture: Callable[[Member], bool]) 
         notes.append(Note(NoteKind.UNWRAPPED, looked, wrapper.count("/") + 1, wrapper))
     inside = _below(wrapper, pictures)
     others = {folder for folder in _below(wrapper, _empty_folders(kept)) if "/" not in folder}
-    if split := _split(inside):
+    elsewhere: set[str] = set()  # the splits that are not taken
+    if split := _split(inside, _below(wrapper, beside)):
         around, others = f"{wrapper}/{split}".strip("/"), {path.split("/")[1] for path in inside if path.count("/") > 1}
-        notes.append(_split_note(split, [path for path in inside if not path.startswith(f"{split}/")]))
+        left = [path for path in inside if not path.startswith(f"{split}/")]
+        elsewhere = {f"{wrapper}/{path.split('/')[0]}".strip("/") for path in left}
+        notes.append(_split_note(split, left))
         inside = _below(split, inside)
     inside = _without_masks(_without_strays(_through_constant(inside), notes), notes)
     found = {path.split("/")[0] for path in inside if "/" in path}
@@ -105,7 +108,9 @@ def arrange(members: Iterable[Member], holds_picture: Callable[[Member], bool]) 
     tables = {
         path: member
         for path, member in beside.items()
-        if path.lower().endswith(TABLE_ENDINGS) and (len(holding) == 1 or _folder(path) not in holding)
+        if path.lower().endswith(TABLE_ENDINGS)
+        and (len(holding) == 1 or _folder(path) not in holding)
+        and not elsewhere & _ancestors(_folder(path))
     }
     return Layout(
         declaration,
@@ -151,7 +156,7 @@ def _is_left_behind(part: str) -> bool:
 
 def _is_picture(member: Member, holds_picture: Callable[[Member], bool]) -> bool:
     name = member.path.lower()
-    return name.endswith(_PICTURE_ENDINGS) or (not name.endswith(_DOCUMENTS) and holds_picture(member))
+    return name.endswith(PICTURE_ENDINGS) or (not name.endswith(_DOCUMENTS) and holds_picture(member))
 
 
 def _name(path: str) -> str:
@@ -190,13 +195,14 @@ def _ancestors(folder: str) -> set[str]:
     return {"", *("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))}
 
 
-def _split(pictures: Mapping[str, Member]) -> str | None:
-    """The split that is taken where every folder at the top is one, and one of them holds class folders."""
+def _split(pictures: Iterable[str], beside: Iterable[str]) -> str | None:
+    """The split that is taken where every folder at the top is one, and one of them holds class folders, or a table."""
     tops = {path.split("/")[0] for path in pictures}
-    if not tops or not all(top.lower() in SPLITS for top in tops):
+    if len(tops) < 2 or not all(top.lower() in SPLITS for top in tops):
         return None
-    with_classes = {path.split("/")[0] for path in pictures if path.count("/") >= 2}
-    return min(with_classes, key=lambda top: (SPLITS[top.lower()], top), default=None)
+    telling = {path.split("/")[0] for path in pictures if path.count("/") >= 2}
+    telling = telling or {_folder(path) for path in beside if _name(path).startswith((LABEL_TABLE, "metadata."))} & tops
+    return min(telling, key=lambda top: (SPLITS[top.lower()], top), default=None)
 
 
 def _split_note(split: str, skipped: list[str]) -> Note:

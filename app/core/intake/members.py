@@ -166,6 +166,15 @@ def open_tarball(path: Path, noun: str, allowance: Allowance) -> Iterator[Archiv
         yield _archive(entries, noun, allowance)
 
 
+def check_is_file(path: Path) -> None:
+    """Refuses a path at which no bundle can be."""
+    if not path.exists():
+        raise Refusal("bundle_not_found", f"There is no file `{printable(str(path))}`.", "Check the path.")
+    if not path.is_file():
+        advice = "Pack a folder as a .zip: `python -m zipfile -c bundle.zip FOLDER/*`."
+        raise Refusal("bundle_not_a_file", f"`{printable(str(path))}` is not a file.", advice)
+
+
 def unreadable(noun: str, error: OSError) -> Refusal:
     """The refusal for a file that the operating system does not let us read."""
     detail = f"The {noun} cannot be read: {printable(error.strerror or str(error))}."

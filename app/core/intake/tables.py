@@ -22,6 +22,19 @@ from app.core.text import printable
 
 LABEL_TABLE = "labels.csv"
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".json")
+UNREAD = {  # by their endings: what people keep labels in, too
+    **dict.fromkeys(("xlsx", "xls", "xlsm"), "an Excel file"),
+    "ods": "an OpenDocument table",
+    "numbers": "a Numbers table",
+    "parquet": "a Parquet file",
+    **dict.fromkeys(("feather", "arrow"), "an Arrow file"),
+    **dict.fromkeys(("pkl", "pickle"), "a pickle, which can run code"),
+    "mat": "a MATLAB file",
+    **dict.fromkeys(("npy", "npz"), "a NumPy file"),
+    **dict.fromkeys(("h5", "hdf5"), "an HDF5 file"),
+    "xml": "an XML file",
+    **dict.fromkeys(("yaml", "yml"), "a YAML file"),
+}
 SPLITS = {  # in the order in which one is taken: a suspect has seen the last
     **dict.fromkeys(("test", "testing", "test_set", "testset"), 0),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "val_set"), 1),
@@ -66,7 +79,7 @@ class Table:
 
     name: str
     labels: dict[str, str]  # by picture
-    column: str  # where the labels are from; "" without a header
+    place: str  # where in it the labels are, in words
     rows_without_file: int
     without_file: str  # the first of them
 
@@ -128,8 +141,23 @@ def read_table(content: bytes, name: str, places: Places, code_page: str | None 
     if counts[files] < (1 if own.lower() == LABEL_TABLE else _FEWEST * places.count):
         return None  # a map of class indices may name a picture called 3.png
     has_header = not any(column[0] for column in found) and not any(_is_picture_name(cell) for cell in rows[0])
+    if has_header and not {*headers} & {*_LABEL_COLUMNS} and (given := _one_hot(rows, files, width)):
+        return _table(name, given, found[files], 0, 1, has_header)
     labels = _label_column(rows[0] if has_header else None, headers, files, width, name)
     return _table(name, rows, found[files], files, labels, has_header)
+
+
+def _one_hot(rows: list[list[str]], files: int, width: int) -> list[list[str]]:
+    """Files and labels of a table with a column of 0 and 1 for each class; nothing of another one."""
+    columns = [column for column in range(width) if column != files]
+    given = []
+    for row in rows[1:]:
+        cells = [row[column].strip().removesuffix(".0") if column < len(row) else "" for column in columns]
+        if len(columns) < 2 or cells.count("1") != 1 or set(cells) != {"0", "1"}:
+            return []
+        given.append([row[files], rows[0][columns[cells.index("1")]].strip()])
+    first, last = rows[0][columns[0]].strip(), rows[0][columns[-1]].strip()
+    return [["file", f"{first} ... {last}"], *given] if given else []
 
 
 def _table(
@@ -159,8 +187,8 @@ def _table(
             raise UnclearTableError(
                 f"lists `{printable(path)}` a second time with another label, in line {line}", "List every image once."
             )
-    column = rows[0][labels].strip() if has_header else ""
-    return Table(name, given, column, len(missing), missing[0] if missing else "")
+    place = f"its column `{printable(rows[0][labels].strip())}`" if has_header else "which has no header"
+    return Table(name, given, place, len(missing), missing[0] if missing else "")
 
 
 def _label_column(header: list[str] | None, headers: list[str], files: int, width: int, name: str) -> int:
@@ -198,11 +226,12 @@ def _text_rows(content: bytes, name: str, code_page: str | None) -> list[list[st
     if first.count(delimiter) == 0:
         if not name.lower().endswith(".txt"):
             return [[cell] for cell in text.splitlines() if cell.strip()]
-        return [
-            line.rsplit(None, 1) if len(line.split()) == 2 else line.split()
-            for line in text.splitlines()
-            if line.strip()
-        ]
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if len({len(line.split()) for line in lines}) == 1:
+            return [line.split() for line in lines]
+        if all(line.split()[-1].isdecimal() for line in lines):  # names of files, or else of classes, have spaces
+            return [line.rsplit(None, 1) for line in lines]
+        return [line.split(None, 1) for line in lines]
     try:
         return [
             row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(map(str.strip, row))

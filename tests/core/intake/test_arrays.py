@@ -81,6 +81,11 @@ def test_whole_numbers_as_floats_and_names_as_text_are_read(tmp_path: Path) -> N
     names = read_bundle(arrays(tmp_path / "b.npz", images=IMAGES, labels=np.array(["bee", "ant", "cow", "bee"])))
     assert names.class_indices == {"ant": 0, "bee": 1, "cow": 2}
     assert names.label_source is LabelSource.SORTED
+    for place, labels in enumerate(
+        (np.array([b"bee", b"ant", b"cow", b"bee"]), np.array([["bee"], ["ant"], ["cow"], ["bee"]]))
+    ):
+        same = read_bundle(arrays(tmp_path / f"{place}.npz", images=IMAGES, labels=labels))
+        assert same.labels is not None and same.labels.tolist() == [1, 0, 2, 1]
 
 
 def test_declared_classes_hold_for_the_numbers_of_an_npz(tmp_path: Path) -> None:

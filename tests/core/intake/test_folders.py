@@ -50,6 +50,7 @@ def refusal(folder: Path, members: Members) -> tuple[str, str]:
     [
         ("LICENSE", NoteKind.SKIPPED_FILES),
         ("0/README", NoteKind.SKIPPED_FILES),
+        ("features.npy", NoteKind.SKIPPED_FILES),
         ("notes.docx", NoteKind.SKIPPED_FILES),
         ("0/model.weights", NoteKind.SKIPPED_FILES),
         ("readme.txt", NoteKind.SKIPPED_FILES),
@@ -176,6 +177,8 @@ TABLES: dict[str, tuple[str, str]] = {
                                       "lesion_id,image_id,dx", "x,{},{}")),
     "other paths": ("train.csv", rows({f"C:\\data\\{name}": label for name, label in LABELS.items()}, "path,target")),
     "label first": ("train.csv", rows(LABELS, "label,id", "{1},{0}")),
+    "a column for each class": ("_classes.csv", rows({name: ("1,0,0", "0,1,0", "0,0,1.0")[label]
+                                                      for name, label in LABELS.items()}, "filename, 0, 1, 2")),
     "json map": ("labels.json", json.dumps(LABELS)),
     "index column": ("train.csv", rows({f"{place},{name}": label for place, (name, label) in enumerate(LABELS.items())},
                                        ",image,label")),
@@ -191,6 +194,13 @@ def test_a_table_that_names_the_images_is_used_and_named(tmp_path: Path, case: s
     assert matches(bundle) and len(bundle) == len(FLAT)
     if name != "labels.csv":
         assert told(bundle, NoteKind.TABLE).example == name
+
+
+def test_names_of_several_words_stay_whole_in_a_list_without_a_header(tmp_path: Path) -> None:
+    words = ["cat", "red fox", "red panda"]
+    listed = rows({name: words[label] for name, label in LABELS.items()}, "", "{} {}")
+    bundle = reading(tmp_path, FLAT | {"val.txt": listed})
+    assert matches(bundle) and list(bundle.class_indices) == words
 
 
 def test_a_table_decides_where_folders_are_parts_of_an_archive(tmp_path: Path) -> None:
@@ -252,6 +262,29 @@ def test_a_form_of_annotations_that_is_not_read_is_refused_by_name(tmp_path: Pat
     coco = {"images": [{"id": 1, "file_name": name} for name in FLAT], "annotations": [], "categories": []}
     code, words = refusal(tmp_path, FLAT | {"_annotations.coco.json": json.dumps(coco)})
     assert code == "labels_csv" and "`_annotations.coco.json`" in words and "leave it out" in words
+
+
+@pytest.mark.parametrize("name", ["labels.xlsx", "train.PARQUET", "imagelabels.mat", "labels.npy", "0_0.xml"])
+@pytest.mark.parametrize("folder", ["", "jpg/", "images/"])
+def test_a_table_in_a_form_that_is_not_read_is_refused_by_name_with_a_way_on(
+    tmp_path: Path, name: str, folder: str
+) -> None:
+    code, words = refusal(tmp_path, {f"{folder}{image}": data for image, data in FLAT.items()} | {name: "PAR1"})
+    assert code == "labels_csv" and f"`{name}`" in words and "as CSV" in words and "leave it out" in words
+    beside = reading(tmp_path, TEN | {name: "PAR1"})
+    assert matches(beside) and told(beside, NoteKind.SKIPPED_FILES).example == name
+
+
+def test_of_two_splits_with_a_table_each_one_is_taken_with_its_own(tmp_path: Path) -> None:
+    other = {name: (label + 1) % 3 for name, label in LABELS.items()}
+    members = {f"{split}/{name}": data for split in ("train", "test") for name, data in FLAT.items()}
+    for split, labels in (("train", other), ("test", LABELS)):
+        members[f"{split}/metadata.csv"] = rows(labels, "file_name,label")
+    bundle = reading(tmp_path, members)
+    assert matches(bundle) and len(bundle) == len(FLAT)
+    assert told(bundle, NoteKind.TABLE).example == "test/metadata.csv"
+    assert told(bundle, NoteKind.SKIPPED_SPLIT).count == len(FLAT)
+    assert told(bundle, NoteKind.SKIPPED_FILES).example == "train/metadata.csv"
 
 
 def test_a_text_beside_unlabelled_images_does_not_make_them_labelled(tmp_path: Path) -> None:
