@@ -28,6 +28,13 @@ def own_world() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def small_world() -> Iterator[None]:
+    """A world of their own for all tests of a module, which ask for it by `usefixtures`."""
+    with own_world():
+        yield
+
+
 def engines_of(root: Path) -> list[int]:
     """The process ids of the engines at work on a job directory."""
     found = []

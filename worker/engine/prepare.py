@@ -10,6 +10,7 @@ from app.core.jobs import write_whole
 from worker.detection.clean import sample
 from worker.detection.families.dynamic import pretrain_generator
 from worker.detection.students import train_students
+from worker.engine.search import check_labels
 from worker.engine.understanding import understand
 from worker.engine.workbench import Workbench
 
@@ -28,6 +29,8 @@ def prepare(bench: Workbench) -> None:
     directory.write_preparation(preparation)
     _announce(bench, preparation)
     if not preparation.reasons and not bench.job.check:
+        if bench.job.repair_label is not None:
+            check_labels(bench, [bench.job.repair_label])  # before anything is trained
         if config.students:
             bench.begin("students")
             directory.write_preparation(_with_students(bench, preparation))

@@ -29,7 +29,7 @@ def invert(bench: Workbench, labels: Sequence[int]) -> None:
 
     Out of time it searches no further, and leaves nothing of a label whose search was not begun.
     """
-    _check_labels(bench, labels)
+    check_labels(bench, labels)
     known = [finding for label in labels if (finding := bench.directory.read_finding(label)) is not None]
     if len(known) == len(labels) and not any(finding.truncated for finding in known):
         for finding in known:
@@ -39,7 +39,8 @@ def invert(bench: Workbench, labels: Sequence[int]) -> None:
     _search(bench, labels, halved=False)
 
 
-def _check_labels(bench: Workbench, labels: Sequence[int]) -> None:
+def check_labels(bench: Workbench, labels: Sequence[int]) -> None:
+    """Raises Refusal for a label that the model does not have."""
     last = bench.preparation.num_labels - 1
     for label in labels:
         if not 0 <= label <= last:
