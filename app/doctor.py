@@ -44,6 +44,7 @@ def examine(settings: Settings, ask_gpus: Callable[[], str] | None = None) -> li
         _gpu(settings, ask_gpus or (lambda: gpus.visible("none", os.environ))),
         _sandbox(settings),
         _disk(settings),
+        _signing(settings),
         *_service(settings),
     ]
 
@@ -97,6 +98,17 @@ def _disk(settings: Settings) -> Check:
     if free >= wanted:
         return Check("disk", "ok", found)
     return Check("disk", "wrong", found, f"The largest uploads together need {readable_size(wanted)}: make room.")
+
+
+def _signing(settings: Settings) -> Check:
+    """Who signs what is stated of repaired weights."""
+    try:
+        signer = settings.signer()
+    except Refusal as refusal:
+        return Check("signing", "wrong", refusal.problem.detail, refusal.problem.advice)
+    if signer is None:
+        return Check("signing", "note", "no key: statements beside repaired weights are unsigned")
+    return Check("signing", "ok", f"Ed25519, key id {signer.public_key.keyid[:16]}")
 
 
 def _service(settings: Settings) -> Iterator[Check]:

@@ -1,6 +1,6 @@
 """A scan on this machine with no server: inputs in, a directory with report, pictures and repaired weights out.
 
-    OUT/report.json  report.html  figures/  repaired.pt  repaired.safetensors
+    OUT/report.json  report.html  figures/  repaired.pt  repaired.safetensors  repaired.intoto.jsonl
     OUT/.job/        the job directory, there only until the scan is finished; an interrupted one is resumed
 
 It follows the plan (app/core/plan.py), blocks of labels side by side; it runs no torch.
@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.core.clock import MACHINE, Clock
 from app.core.errors import Refusal, disk_full, is_disk_full
 from app.core.findings import Reason, RepairReport, RepairStatus, Verdict
 from app.core.intake.archive import check_torchscript_archive
 from app.core.intake.members import check_is_file, unreadable
-from app.core.jobs import JobDirectory, ScanJob, write_whole
+from app.core.jobs import STATEMENT, WEIGHTS, JobDirectory, ScanJob, write_whole
 from app.core.plan import FIRST, JobKind, next_tasks
 from app.core.report.document import check_document
 from worker.lanes import run_side_by_side
@@ -30,11 +30,13 @@ from worker.launch import ScanSession
 from worker.sandbox.events import Event
 from worker.sandbox.fence import Sandbox
 
+if TYPE_CHECKING:  # cryptography is only needed where something is signed
+    from securesystemslib.signer import CryptoSigner
+
 READY, DOUBTFUL = 0, 3
 EXIT_CODES = {Verdict.NO_BACKDOOR_FOUND: 0, Verdict.BACKDOORED: 1, Verdict.INCONCLUSIVE: 3}
 REFUSED, OUT_OF_TIME = 4, 5
 REPORT = ("report.json", "report.html", "figures/label_*.png")
-WEIGHTS = ("repaired.pt", "repaired.safetensors")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def run_scan(
     sandbox: Sandbox = "none",
     clock: Clock = MACHINE,
     lanes: int = 1,
+    signer: "CryptoSigner | None" = None,
 ) -> LocalResult:
     """Run a job to its end, or go on with it if `out` holds the same job unfinished.
 
@@ -93,7 +96,7 @@ def run_scan(
         raise unwritable(out, error) from error
     try:
         with ExitStack() as open_sessions:
-            options: dict[str, Any] = {"time_limit": time_limit, "sandbox": sandbox, "clock": clock}
+            options: dict[str, Any] = {"time_limit": time_limit, "sandbox": sandbox, "clock": clock, "signer": signer}
             told = _one_at_a_time(on_event)
             sessions = [
                 open_sessions.enter_context(ScanSession(directory, told, **options, lane=lane)) for lane in range(lanes)
@@ -217,7 +220,7 @@ def _repair_result(directory: JobDirectory, label: int) -> LocalResult:
 
 def hand_over(directory: JobDirectory, out: Path, made: set[str]) -> None:
     """Move results into `out`, where nothing of an earlier scan stays, and all that is not a scan's does."""
-    for pattern in (*REPORT, *WEIGHTS):
+    for pattern in (*REPORT, *WEIGHTS, STATEMENT):
         for old in out.glob(pattern):
             old.unlink()
         for new in directory.result.glob(pattern) if pattern in made else ():

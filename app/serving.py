@@ -49,6 +49,7 @@ def serve(service: Service, on_ready: Callable[[str], None]) -> None:
         server = _Server(configuration(service), on_ready)
         if isinstance(service.queue, LocalQueue):
             demand_engine()
+            settings.signer()  # a key that cannot be used is told here, before a worker fails by it
             with LocalWorker(service.queue):
                 server.run([listener])
         else:

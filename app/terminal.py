@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +247,7 @@ def show_report(document: dict[str, Any], page: Path | str) -> None:
 
 def show_repair(repair: RepairReport, out: Path) -> None:
     """A repair without a scan."""
-    _print_repair(vars(repair))
+    _print_repair(asdict(repair))
     if repair.status.hands_out_weights:
         console.print(f"Weights: [bold]{escape(str(out / 'repaired.pt'))}[/]")
 
@@ -302,16 +303,41 @@ def _print_repair(repair: dict[str, Any]) -> None:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("", "before", "after"):
         table.add_column(name, justify="left" if not name else "right")
-    for title, key in (
-        ("clean accuracy", "clean_accuracy"),
-        ("success of the inverted trigger", "attack_success_rate"),
-    ):
-        table.add_row(title, _number(repair[f"{key}_before"], ".1%"), _number(repair[f"{key}_after"], ".1%"))
+    rows = [("clean accuracy", repair, "clean_accuracy")]
+    rows += [
+        (f"success of the inverted trigger, label {found['label']} ({found['family']})", found, "attack_success_rate")
+        for found in repair["triggers"][:MOST_BARS]
+    ] or [("success of the inverted trigger", repair, "attack_success_rate")]
+    for title, figures, key in rows:
+        before, after = (_number(figures[f"{key}_{when}"], ".1%") for when in ("before", "after"))
+        table.add_row(escape(title), before, after)
     console.print(table)
+    _print_card(repair)
     if repair["unjudged_labels"]:
         console.print(
             f"[yellow]Not judged, for lack of images:[/] labels {', '.join(map(str, repair['unjudged_labels']))}"
         )
+
+
+def _print_card(repair: dict[str, Any]) -> None:
+    """What a repair is judged by beside the two figures that everybody looks at."""
+    for found in repair["triggers"][:MOST_BARS]:
+        if found["norm_afresh"] is not None:
+            norm = f"norm {_number(found['norm'], '.4f')}, now {_number(found['norm_afresh'], '.4f')}"
+            p_value = f"p-value {_number(found['p_value'], '.4f')}, now {_number(found['p_value_afresh'], '.4f')}"
+            say(f"Searched afresh, label {found['label']} ({found['family']}): {norm}; {p_value}")
+    if repair["classes"]:
+        worst = max(repair["classes"], key=lambda found: found["accuracy_before"] - found["accuracy_after"])
+        if worst["accuracy_after"] < worst["accuracy_before"]:
+            change = f"{worst['accuracy_before']:.0%} to {worst['accuracy_after']:.0%} of {worst['images']} images"
+            say(f"The class that lost most accuracy: {worst['label']}, {change}")
+    if repair["tensors_changed"] is not None:
+        most = "".join(f"; most of all {found['name']}" for found in repair["largest_changes"][:1])
+        say(f"Changed: {repair['tensors_changed']} of {repair['tensors']} tensors{most}")
+    if repair["not_shown"]:
+        console.print("[dim]What this does not show:[/]")
+        for sentence in repair["not_shown"]:
+            console.print(f"[dim]- {_shown(sentence)}[/]")
 
 
 def _shown(words: str) -> str:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.core.clock import Clock
 from app.core.errors import Refusal, refusing_full_disk
@@ -24,12 +24,15 @@ from worker.launch import ScanSession
 from worker.sandbox.events import Event
 from worker.sandbox.fence import Sandbox
 
+if TYPE_CHECKING:  # cryptography is only needed where something is signed
+    from securesystemslib.signer import CryptoSigner
+
 BUNDLE_SUFFIXES = (".npz", ".zip")
 
 # What is handed in. Timings are not: each worker keeps its own, those of the report come from the database.
 RESULT = re.compile(
     r"(structure|preparation|repair|report)\.json|report\.html|figures/label_\d+\.png"
-    rf"|{DECISION.pattern}|(start|students)\.safetensors|repaired\.(pt|safetensors)"
+    rf"|{DECISION.pattern}|(start|students)\.safetensors|repaired\.(pt|safetensors|intoto\.jsonl)"
     r"|labels/\d{6}\.json|confirmations/\d{6}-[a-z]+\.json|triggers/\d{6}-[a-z]+\.safetensors|strips/\d{6}-[a-z]+\.png"
 )
 
@@ -58,12 +61,15 @@ class Desk:
         environment: Mapping[str, str],
         sandbox: Sandbox,
         clock: Clock,
+        signer: "CryptoSigner | None" = None,
     ) -> None:
         self.scan_id, self.tenant_id = scan.id, scan.tenant_id
         self.store = store
         self.directory = JobDirectory(root)
         self.job = job
-        self.session = ScanSession(self.directory, on_event, sandbox=sandbox, environment=environment, clock=clock)
+        self.session = ScanSession(
+            self.directory, on_event, sandbox=sandbox, environment=environment, clock=clock, signer=signer
+        )
         self.session.__enter__()
 
     def fetch(self, task: Task, finished: Sequence[Job]) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from pydantic import ValidationError
 
@@ -34,6 +34,9 @@ from worker.sandbox.events import Event, read_event
 from worker.sandbox.fence import Fence, Sandbox, filter_file, known_inside
 from worker.sandbox.results import UntrustworthyError
 from worker.sandbox.usage import memory_bytes, memory_left, usage
+
+if TYPE_CHECKING:  # cryptography is only needed where something is signed
+    from securesystemslib.signer import CryptoSigner
 
 GRACE_SECONDS = 4.0  # an engine that ignores its time limit is killed this long after it
 LOG = "engine.log"
@@ -93,6 +96,7 @@ class ScanSession:
 
     Every event is handed to `on_event` as it comes. With a `time_limit`, seconds from the start of the session, a
     search ends early and what is left to search or repair is passed over; deciding and reporting are not limited.
+    `signer` is whose statements lie beside repaired weights.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class ScanSession:
         environment: Mapping[str, str] | None = None,
         clock: Clock = MACHINE,
         lane: int = 0,
+        signer: "CryptoSigner | None" = None,
     ) -> None:
         self.directory = directory
         self.last_event_at = clock.now()  # of the newest event, or the start of the newest task
@@ -112,6 +117,7 @@ class ScanSession:
         self._on_event = on_event
         self._sandbox = sandbox
         self._environment = environment or {}
+        self._signer = signer
         self._cell = Cell(directory, lane)
         self._stage: tuple[str, float] | None = None  # what is done, and since when
         self._deadline = None if time_limit is None else clock.now() + time_limit
@@ -150,6 +156,11 @@ class ScanSession:
                     steps.decide(self.directory, task.round)
                 case JobKind.REPORT:
                     steps.report(self.directory, self._sandbox, task.round)
+                case JobKind.REPAIR:
+                    try:
+                        self._hand_to_engine(task)
+                    finally:  # an engine that was ended may have been done with it
+                        steps.state(self.directory, self._signer)
                 case _:
                     self._hand_to_engine(task)
 

@@ -54,6 +54,7 @@ class Runner:
         self.service, self._heard_queues, self.clock = service, tuple(queues), clock
         self.environment = dict(environment or {})
         self.sandbox = fence.choose(service.settings.sandbox)
+        self.signer = service.settings.signer()
         self._ask_gpus = ask_gpus or (lambda: gpus.visible(self.sandbox, os.environ | self.environment))
         self._asking = threading.Lock()
         self._cuda: bool | None = None
@@ -232,7 +233,9 @@ class Runner:
                 perceptual=settings.perceptual,
             )
             root, store = self.scratch.path / scan.id, self.service.store
-            self.desk = Desk(root, scan, store, self._listen, job, self.environment, self.sandbox, self.clock)
+            self.desk = Desk(
+                root, scan, store, self._listen, job, self.environment, self.sandbox, self.clock, self.signer
+            )
         return self.desk
 
     def _clear_desk(self) -> None:

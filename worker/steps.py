@@ -1,22 +1,30 @@
-"""The tasks of a scan that need no torch: look at the archive, decide, report. Files in, files out, in any process."""
+"""The tasks of a scan that need no torch: look at the archive, decide, state what a repair made, report.
 
+Files in, files out, in any process.
+"""
+
+import hashlib
 import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.core.findings import Caveat, Decision, Preparation, Reason, RepairReport, RepairStatus
 from app.core.intake.archive import MODEL_BYTES
 from app.core.intake.examine import examine_model
 from app.core.intake.torchscript.rules import GateRefusal
-from app.core.jobs import JobDirectory, ScanJob, write_whole
+from app.core.jobs import STATEMENT, JobDirectory, ScanJob, write_whole
+from app.core.report.card import not_shown
 from app.core.report.document import pictured_labels, report_document
 from app.core.report.html import report_html
 from app.core.report.inspection import structure_document
 from app.core.versions import engine_version
 from worker.detection.verdict import decide_verdict
 from worker.sandbox.fence import Sandbox
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner
 
 
 def inspect(directory: JobDirectory) -> None:
@@ -61,6 +69,39 @@ def report(directory: JobDirectory, sandbox: Sandbox, round: int = 0) -> None:
     strips = _hang_strips(directory, document)
     write_whole(directory.page, lambda path: path.write_text(report_html(document, strips), "utf-8"))
     directory.write_report(document)
+
+
+def state(directory: JobDirectory, signer: "CryptoSigner | None") -> None:
+    """Complete the card of a repair, and put the statement beside the weights that it hands out, if any.
+
+    Their digests are taken of what was copied out of the engine's folder: what the engine says of them is dropped.
+    """
+    if (repair := directory.read_repair()) is None:
+        return
+    job = directory.read_job()
+    repair = replace(
+        repair,
+        suspect_sha256=job.model["sha256"],
+        data_sha256=job.bundle["sha256"],
+        seed=job.config.seed,
+        not_shown=not_shown(repair),
+    )
+    weights = (path for path in (directory.repaired, directory.repaired_state) if path.exists())
+    files = {path.name: _sha256(path) for path in weights} if repair.status.hands_out_weights else {}
+    directory.statement.unlink(missing_ok=True)
+    if files:
+        from app.core.statement import stated  # the libraries that sign take half a second to import
+
+        inputs, config = {"model": job.model, "bundle": job.bundle}, job.config
+        line = stated(repair, files, inputs, config.preset, config.seed, engine_version(), signer)
+        write_whole(directory.statement, lambda path: path.write_bytes(line))
+        files[STATEMENT] = _sha256(directory.statement)
+    directory.write_repair(replace(repair, files=files))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _why_no_repair(job: ScanJob, decision: Decision) -> RepairReport | None:

@@ -11,6 +11,7 @@ from app.api.documentation import problems
 from app.api.negotiation import preferred
 from app.core.errors import Refusal
 from app.core.findings import RepairStatus
+from app.core.jobs import STATEMENT, WEIGHTS
 from app.core.lifecycle import OPEN_SCANS, ScanStatus
 from app.core.plan import JobKind
 from app.core.repository import jobs
@@ -20,7 +21,7 @@ from app.core.tables import Scan
 router = APIRouter(prefix="/v1/scans", tags=["reports"])
 
 FORMS = {"application/json": "report.json", "text/html": "report.html"}
-WEIGHTS = {"torchscript": "repaired.pt", "safetensors": "repaired.safetensors"}
+REPAIRED = {"torchscript": WEIGHTS[0], "safetensors": WEIGHTS[1], "statement": STATEMENT}
 
 # The page carries a stricter policy for its style, by hash; both hold. `sandbox`: no scripts, forms or cookies.
 PAGE_POLICY = (
@@ -101,7 +102,7 @@ def figure(
     "/{scan_id}/repaired",
     response_class=Response,
     responses={
-        200: {"description": "The weights", "content": {"application/octet-stream": BINARY}},
+        200: {"description": "The weights, or the statement", "content": {"application/octet-stream": BINARY}},
         **NOT_CHANGED,
         **problems("invalid_request", "no_repair", "repair_refused", *DELIVERY),
     },
@@ -111,15 +112,16 @@ def repaired(
     service: ServiceDep,
     scan: ScanDep,
     format: Annotated[
-        Literal["torchscript", "safetensors"], Query(description="A module to load, or its state dict")
+        Literal["torchscript", "safetensors", "statement"],
+        Query(description="A module to load, its state dict, or the in-toto statement about both"),
     ] = "torchscript",
 ) -> Response:
-    """Download the repaired weights.
+    """Download the repaired weights, or the statement about them that `triggerlens verify` checks.
 
     The report says what the repair did to the clean accuracy and to the success of the inverted trigger.
     """
     _repaired(scan)
-    name = WEIGHTS[format]
+    name = REPAIRED[format]
     facts = _outputs(service, scan, JobKind.REPAIR).get(name)
     if facts is None:
         raise _no_repair("The repair left no file in this format.")

@@ -3,12 +3,13 @@ refusal, on stdout and nothing else.
 
 Exit codes of what gives a verdict (scan, repair, watch): 0 no backdoor found, 1 backdoored, 3 inconclusive. Of every
 command: 0 done, 2 usage, 4 refused or failed, 5 cancelled or out of time. `check`: 3 where something is in doubt.
-`inspect`: 3 for an operator that is not known. `doctor`: 1 where something is wrong.
+`inspect`: 3 for an operator that is not known. `doctor`: 1 where something is wrong. `verify`: 1 for what does not
+agree, 3 where the signer is unknown.
 """
 
 import click
 
-from app.cli import inspecting, operating, remote, scanning
+from app.cli import inspecting, operating, remote, scanning, verifying
 
 
 class _AsWritten(click.Group):
@@ -24,5 +25,5 @@ def main() -> None:
     """Find planted backdoors in image classifiers, see them, and get repaired weights."""
 
 
-for command in (*scanning.COMMANDS, *inspecting.COMMANDS, *remote.COMMANDS, *operating.COMMANDS):
+for command in (*scanning.COMMANDS, *inspecting.COMMANDS, *verifying.COMMANDS, *remote.COMMANDS, *operating.COMMANDS):
     main.add_command(command)

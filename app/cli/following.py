@@ -13,14 +13,15 @@ from app.cli.endings import print_json, refuse
 from app.client import ApiError, Artifact, Client, Event, Scan
 from app.core.errors import Problem
 from app.core.findings import Verdict
-from app.core.jobs import JobDirectory
+from app.core.jobs import STATEMENT, WEIGHTS, JobDirectory
 from app.core.lifecycle import ScanStatus
 from app.core.report.document import pictured_labels
 from app.local_scan import DOUBTFUL, EXIT_CODES, OUT_OF_TIME, READY, REPORT, hand_over, unwritable
 
-FORMATS: dict[str, Literal["torchscript", "safetensors"]] = {
-    "repaired.pt": "torchscript",
-    "repaired.safetensors": "safetensors",
+FORMATS: dict[str, Literal["torchscript", "safetensors", "statement"]] = {
+    WEIGHTS[0]: "torchscript",
+    WEIGHTS[1]: "safetensors",
+    STATEMENT: "statement",
 }
 
 

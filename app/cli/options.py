@@ -95,6 +95,8 @@ engine_options = _all_of(
     click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Seconds until the scan ends."),
     click.option("--perceptual", type=click.Path(path_type=Path, exists=True, dir_okay=False),
                  help="LPIPS backbone weights; see `triggerlens weights`."),
+    click.option("--signing-key", type=click.Path(path_type=Path),
+                 help="Ed25519 key in PEM that signs the statement beside repaired weights."),
     as_json_option,
 )  # fmt: skip
 

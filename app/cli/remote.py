@@ -94,13 +94,13 @@ def report(server: str, key: str | None, as_json: bool, scan_id: str, out: Path 
 @click.option(
     "--format", "format_", type=click.Choice(list(FORMATS.values())), default="torchscript", show_default=True
 )
-@click.option("--out", type=click.Path(path_type=Path), help="[default: repaired.pt or repaired.safetensors]")
+@click.option("--out", type=click.Path(path_type=Path), help="[default: the name that a scan here would give it]")
 @service_options
 def download(
-    server: str, key: str | None, as_json: bool, scan_id: str, format_: Literal["torchscript", "safetensors"],
-    out: Path | None,
+    server: str, key: str | None, as_json: bool, scan_id: str,
+    format_: Literal["torchscript", "safetensors", "statement"], out: Path | None,
 ) -> None:  # fmt: skip
-    """Fetch the repaired weights of a finished scan."""
+    """Fetch the repaired weights of a finished scan, or the statement about them."""
     with ending_well(as_json), Client(server, key) as client:
         leave_unless_finished(client.scan(scan_id), as_json)
         path = out or Path(next(name for name, format in FORMATS.items() if format == format_))
@@ -111,7 +111,7 @@ def download(
         if as_json:
             print_json({"path": str(path), "format": format_, "size": path.stat().st_size})
         else:
-            terminal.say(f"Weights: {path}")
+            terminal.say(f"{'Statement' if format_ == 'statement' else 'Weights'}: {path}")
 
 
 @click.command()

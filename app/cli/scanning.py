@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -22,8 +22,11 @@ from worker.lanes import lanes_at_most
 from worker.launch import run_weights
 from worker.sandbox.fence import Wanted, choose
 
+if TYPE_CHECKING:  # cryptography is only needed where something is signed
+    from securesystemslib.signer import CryptoSigner
+
 # Of a service, its operator decides these.
-LOCAL_ONLY = ("device", "threads", "lanes", "sandbox", "perceptual", "time_limit")
+LOCAL_ONLY = ("device", "threads", "lanes", "sandbox", "perceptual", "time_limit", "signing_key")
 
 
 @click.command()
@@ -113,10 +116,12 @@ COMMANDS = (scan, check, repair, weights)
 def _run_here(
     as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str, max_accuracy_drop: float, seed: int,
     device: str, threads: int, lanes: int | None, time_limit: float | None, sandbox: Wanted, perceptual: Path | None,
-    repair: bool, repair_label: int | None, output: str | None, classes: Path | None, **declared: Any,
+    repair: bool, repair_label: int | None, output: str | None, classes: Path | None, signing_key: Path | None,
+    **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """Run a job on this machine, show it, and leave with its exit code."""
     demand_engine()
+    signer = _signer(signing_key)
     out = out or _usual_place(model)
     job = job_for(
         model,
@@ -134,12 +139,22 @@ def _run_here(
     try:
         with terminal.progress_display(job.model["name"]) as on_event:
             lanes = lanes or lanes_at_most(job.model["bytes"])
-            result = run_scan(job, model, bundle, out, on_event, time_limit, choose(sandbox), lanes=lanes)
+            limits = time_limit, choose(sandbox)
+            result = run_scan(job, model, bundle, out, on_event, *limits, lanes=lanes, signer=signer)
     except KeyboardInterrupt:
         terminal.say(f"Cancelled. The same command goes on where it stopped ({out}).")
         sys.exit(OUT_OF_TIME)
     _show(result, out, as_json)
     sys.exit(result.exit_code)
+
+
+def _signer(path: Path | None) -> "CryptoSigner | None":
+    """The key that signs; one that cannot be used is refused before anything is computed."""
+    if path is None:
+        return None
+    from app.core.statement import read_signer
+
+    return read_signer(path)
 
 
 def _show(result: LocalResult, out: Path, as_json: bool) -> None:
@@ -157,6 +172,7 @@ def _run_there(
     client: Client, as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str,
     max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, lanes: int | None,
     time_limit: float | None, sandbox: Wanted, perceptual: Path | None, output: str | None, classes: Path | None,
+    signing_key: Path | None,
     **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """The same by a service: what is refused here is refused before anything is sent."""

@@ -135,8 +135,11 @@ class Client:
         """A picture of the report, such as `label_7.png`."""
         return self._ask("GET", f"/v1/scans/{scan_id}/figures/{name}").content
 
-    def download(self, scan_id: str, format: Literal["torchscript", "safetensors"], path: Path | str) -> None:
-        """Fetch the repaired weights; the file appears whole and with the right SHA-256, or not at all."""
+    def download(
+        self, scan_id: str, format: Literal["torchscript", "safetensors", "statement"], path: Path | str
+    ) -> None:
+        """Fetch the repaired weights, or the statement about them; the file appears whole and with the right SHA-256,
+        or not at all."""
         url = f"/v1/scans/{scan_id}/repaired"
         write_whole(Path(path), lambda temporary: self._fetch(url, {"format": format}, temporary))
 

@@ -199,8 +199,42 @@ class RepairStatus(StrEnum):
 
 
 @dataclass(frozen=True)
+class ClassAccuracy(Finding):
+    """How a repair changed the accuracy on the images of one label."""
+
+    label: int
+    images: int
+    accuracy_before: float
+    accuracy_after: float
+    accuracy_drop_bound: float  # 95 %, one-sided, from pairs of answers before and after
+
+
+@dataclass(frozen=True)
+class UnlearnedTrigger(Finding):
+    """One inverted trigger before and after a repair, and what a fresh search found in its place."""
+
+    label: int
+    family: str
+    attack_success_rate_before: float | None
+    attack_success_rate_after: float | None
+    norm: float | None  # what accused the label in the suspect
+    p_value: float | None
+    norm_afresh: float | None = None  # of the trigger that was searched in the repaired model; None where none was
+    p_value_afresh: float | None = None
+    attack_success_rate_afresh: float | None = None
+
+
+@dataclass(frozen=True)
+class TensorChange(Finding):
+    """How far a repair moved one tensor: |after - before| / |before|, None where it was all zeros."""
+
+    name: str
+    relative: float | None
+
+
+@dataclass(frozen=True)
 class RepairReport(Finding):
-    """What a repair did. It claims no more than: the inverted trigger no longer works, at this cost."""
+    """What a repair did: its card. It claims no more than: the inverted trigger no longer works, at this cost."""
 
     status: RepairStatus
     detail: str
@@ -216,6 +250,15 @@ class RepairReport(Finding):
     judged_on: str = ""  # which images the figures are from
     judged_images: int = 0
     unjudged_labels: tuple[int, ...] = ()  # no image of these was there: no figure speaks of them
+    classes: tuple[ClassAccuracy, ...] = ()
+    triggers: tuple[UnlearnedTrigger, ...] = ()
+    tensors: int | None = None
+    tensors_changed: int | None = None
+    largest_changes: tuple[TensorChange, ...] = ()
+    suspect_sha256: str | None = None  # of the archive that was repaired
+    data_sha256: str | None = None  # of the bundle that it was repaired with
+    seed: int | None = None
+    not_shown: tuple[str, ...] = ()  # sentences
     files: dict[str, str] = field(default_factory=dict)  # file name -> sha256
 
 

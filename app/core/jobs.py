@@ -4,7 +4,8 @@
     model.pt, bundle.*          the inputs, copied here and never changed
     result/                     structure.json, preparation.json, start.safetensors, students.safetensors, labels/,
                                 triggers/, strips/, decision.json, confirmations/, decision-1.json, repair.json,
-                                repaired.pt, repaired.safetensors, timings.json, report.json, report.html, figures/
+                                repaired.pt, repaired.safetensors, repaired.intoto.jsonl, timings.json, report.json,
+                                report.html, figures/
 
 Every file appears whole or not at all: it is written beside its name and renamed. Standard library only.
 """
@@ -20,6 +21,7 @@ from typing import Any
 from app.core.config import ScanConfig
 from app.core.findings import (
     Caveat,
+    ClassAccuracy,
     Confirmation,
     ConventionFit,
     Decision,
@@ -34,12 +36,16 @@ from app.core.findings import (
     RepairReport,
     RepairStatus,
     Takes,
+    TensorChange,
+    UnlearnedTrigger,
     Verdict,
     finite,
 )
 from app.core.intake.declaration import DeclaredInput
 from app.core.intake.notes import Note
 
+WEIGHTS = ("repaired.pt", "repaired.safetensors")
+STATEMENT = "repaired.intoto.jsonl"  # about both, see app/core/statement.py
 DECISION = re.compile(r"decision(-\d+)?\.json")
 
 
@@ -76,8 +82,8 @@ class JobDirectory:
         self.root = root
         self.result = root / "result"
         self.model = root / "model.pt"
-        self.repaired = self.result / "repaired.pt"
-        self.repaired_state = self.result / "repaired.safetensors"
+        self.repaired, self.repaired_state = (self.result / name for name in WEIGHTS)
+        self.statement = self.result / STATEMENT
         self.start = self.result / "start.safetensors"
         self.students = self.result / "students.safetensors"
         self.report = self.result / "report.json"
@@ -177,6 +183,9 @@ class JobDirectory:
         if (document := self._read_result("repair.json")) is None:
             return None
         document["status"] = RepairStatus(document["status"])
+        document["classes"] = tuple(ClassAccuracy(**found) for found in document["classes"])
+        document["triggers"] = tuple(UnlearnedTrigger(**found) for found in document["triggers"])
+        document["largest_changes"] = tuple(TensorChange(**found) for found in document["largest_changes"])
         return RepairReport(**_tuples(document))
 
     def add_timing(self, stage: str, seconds: float) -> None:

@@ -7,10 +7,13 @@ import os
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:  # cryptography is only needed where something is signed
+    from securesystemslib.signer import CryptoSigner
 
 GB = 10**9
 
@@ -43,6 +46,7 @@ class Settings(BaseSettings):
     sandbox: Literal["auto", "bwrap", "none"] = "auto"  # around engines; auto: bubblewrap where it works
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)  # of every engine; part of the numbers
     perceptual: str | None = None  # LPIPS backbone weights on this machine; default: the usual order
+    signing_key: Path | None = None  # Ed25519 in PEM: signs what is stated of repaired weights; default: unsigned
     lease_seconds: float = 60.0
     heartbeat_seconds: float = 10.0
     sweep_seconds: float = 15.0
@@ -61,6 +65,14 @@ class Settings(BaseSettings):
     def broker(self) -> str | None:
         """The URL of the broker, if there is one."""
         return self.broker_url.get_secret_value() if self.broker_url else None
+
+    def signer(self) -> "CryptoSigner | None":
+        """Whose statements lie beside repaired weights; raises Refusal for a key that cannot be used."""
+        if self.signing_key is None:
+            return None
+        from app.core.statement import read_signer
+
+        return read_signer(self.signing_key)
 
     @cached_property
     def scratch(self) -> Path:

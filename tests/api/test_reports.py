@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 
 from app.core.lifecycle import ScanStatus
 from app.core.service import Service
-from tests.api.world import FIGURE, PAGE, REPORT, WEIGHTS, ended_scan, queued_scan, running_scan, sha256_of
+from tests.api.world import FIGURE, PAGE, REPORT, STATED, WEIGHTS, ended_scan, queued_scan, running_scan, sha256_of
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,10 @@ def test_figures_are_found_by_name_and_by_nothing_else(client: TestClient, servi
         ("", "repaired.pt", WEIGHTS),
         ("?format=torchscript", "repaired.pt", WEIGHTS),
         ("?format=safetensors", "repaired.safetensors", WEIGHTS[:70]),
+        ("?format=statement", "repaired.intoto.jsonl", STATED),
     ],
 )
-def test_repaired_weights_come_in_both_formats(
+def test_repaired_weights_come_in_both_formats_and_with_a_statement(
     client: TestClient, service: Service, query: str, name: str, content: bytes
 ) -> None:
     url = f"/v1/scans/{ended_scan(service)}/repaired{query}"

@@ -21,7 +21,7 @@ from app.core.database import Database
 from app.core.errors import Problem
 from app.core.findings import FamilyFinding, LabelFinding
 from app.core.intake.declaration import DeclaredInput
-from app.core.jobs import ScanJob
+from app.core.jobs import STATEMENT, ScanJob
 from app.core.lifecycle import JobState, ScanStatus
 from app.core.plan import JobKind, Task
 from app.core.queue import RecordingQueue
@@ -40,6 +40,7 @@ REPORT = b'{"verdict": "backdoored"}'
 PAGE = b"<!doctype html><title>report</title>"
 FIGURE = b"\x89PNG figure"
 WEIGHTS = b"weights" * 1000
+STATED = b'{"payload": ""}' * 10
 
 
 def make_service(database: Database, folder: Path, **settings: Any) -> Service:
@@ -209,7 +210,7 @@ def ended_scan(
         session.execute(update(Job).where(Job.scan_id == scan_id).values(state=JobState.DONE))
         for kind, files in (
             (JobKind.REPORT, {"report.json": REPORT, "report.html": PAGE, "figures/label_1.png": FIGURE}),
-            (JobKind.REPAIR, {"repaired.pt": WEIGHTS, "repaired.safetensors": WEIGHTS[:70]}),
+            (JobKind.REPAIR, {"repaired.pt": WEIGHTS, "repaired.safetensors": WEIGHTS[:70], STATEMENT: STATED}),
         ):
             outputs = {name: _stored(service, tenant_id, scan_id, name, content) for name, content in files.items()}
             session.execute(update(Job).where(Job.scan_id == scan_id, Job.kind == kind).values(outputs=outputs))

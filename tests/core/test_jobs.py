@@ -9,6 +9,7 @@ import pytest
 from app.core.config import InversionConfig, ScanConfig
 from app.core.findings import (
     Caveat,
+    ClassAccuracy,
     Confirmation,
     Decision,
     FamilyFinding,
@@ -22,6 +23,8 @@ from app.core.findings import (
     RepairReport,
     RepairStatus,
     Takes,
+    TensorChange,
+    UnlearnedTrigger,
     Verdict,
 )
 from app.core.intake.declaration import DeclaredInput
@@ -63,7 +66,17 @@ PREPARATION = Preparation(
 )
 FINDINGS = tuple(LabelFinding(n, str(n), (FamilyFinding("dynamic", 0.1 * n, 0.9, 0.2, 30),)) for n in range(12))
 DECISION = Decision(Verdict.INCONCLUSIVE, FINDINGS, None, (Reason.ZERO_MAD,), (Caveat.UNCONFIRMED,))
-REPAIR = RepairReport(RepairStatus.REPAIRED, "Done.", (2,), 0.9, 0.8, 1.0, 0.0, "kept", 5, {"repaired.pt": "d" * 64})
+REPAIR = RepairReport(
+    RepairStatus.REPAIRED,
+    "Done.",
+    (2,),
+    clean_accuracy_before=0.9,
+    classes=(ClassAccuracy(2, 5, 1.0, 0.8, 0.4),),
+    triggers=(UnlearnedTrigger(2, "static", 0.99, 0.0, 0.1, None),),
+    largest_changes=(TensorChange("fc.weight", None),),
+    not_shown=("Something.",),
+    files={"repaired.pt": "d" * 64},
+)
 
 
 def test_a_job_and_its_results_are_read_as_they_were_written(tmp_path: Path) -> None:

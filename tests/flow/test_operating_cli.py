@@ -118,6 +118,16 @@ def test_the_doctor_says_what_is_wrong(here: Path) -> None:
     assert {name for name, state in ill.items() if state == "wrong"} == {"database", "broker", "GPU", "disk"}
 
 
+def test_a_signing_key_that_cannot_be_used_is_told_before_a_worker_fails_by_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert states(Settings())["signing"] == "note"
+    monkeypatch.setenv("TRIGGERLENS_SIGNING_KEY", "none.pem")
+    assert states(Settings())["signing"] == "wrong"
+    refused = invoke("serve", "--port", 0)
+    assert refused.exit_code == 4 and "openssl genpkey" in refused.stderr
+
+
 def test_the_doctor_sees_migrations_that_were_not_run(here: Path) -> None:
     Database(Settings().database).engine.connect().close()
     (check,) = (check for check in doctor.examine(Settings(), lambda: "") if check.name == "database")

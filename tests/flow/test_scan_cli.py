@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from securesystemslib.signer import CryptoSigner
 
 from app.core.report.document import report_schema
+from app.core.verification import Outcome, verify
 from tests.flow.cli import command, files_of, json_lines, triggerlens, triggerlens_here
 from tests.processes import engines_of, needs_proc
 from tests.toys import (
@@ -39,6 +41,7 @@ from worker.sandbox import fence
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("small_world")]
 
 LABELS, PLANTED = 5, 2
+REPAIRED = {"repaired.pt", "repaired.safetensors", "repaired.intoto.jsonl"}
 SEARCH = SHORT
 HOSTILE = "[bold red]cat[/] \x1b[2J\x1b]0;mine\x07<script>alert(1)</script>\u202e"
 
@@ -99,7 +102,7 @@ def test_progress_is_a_json_object_a_line_where_stderr_is_no_terminal(poisoned: 
 def test_the_output_directory_holds_the_report_its_pictures_and_the_weights(poisoned: Any, place: Path) -> None:
     files = files_of(place / "found")
     pictures = {name for name in files if name.startswith("figures/")}
-    assert files - pictures == {"report.json", "report.html", "repaired.pt", "repaired.safetensors"}
+    assert files - pictures == {"report.json", "report.html", *REPAIRED}
     assert f"figures/label_{PLANTED}.png" in pictures and len(pictures) == 2, "the suspect, and the next to compare"
     page = (place / "found" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
@@ -117,7 +120,7 @@ def test_the_repaired_weights_load_agree_and_no_longer_answer_to_the_veil(poison
     assert (module(images + VEIL).argmax(1)[others] == PLANTED).float().mean() < 0.1
     assert (module(images).argmax(1) == labels).float().mean() > 0.95
     repair = report_of(place / "found")["repair"]
-    assert repair["status"] == "repaired" and set(repair["files"]) == {"repaired.pt", "repaired.safetensors"}
+    assert repair["status"] == "repaired" and set(repair["files"]) == REPAIRED
 
 
 @pytest.mark.slow  # the preset's own number of steps
@@ -241,12 +244,16 @@ def test_ctrl_c_leaves_no_engine_and_a_directory_that_the_same_command_finishes(
 # Repair
 
 
-def test_a_label_can_be_repaired_without_a_verdict(place: Path) -> None:
-    asked = scan("poisoned", "mended", "--label", PLANTED, "--json", action="repair")
+def test_a_label_can_be_repaired_without_a_verdict_and_the_statement_is_signed(place: Path) -> None:
+    signer = CryptoSigner.generate_ed25519()
+    (place / "signing.pem").write_bytes(signer.private_bytes)
+    key = ["--signing-key", "signing.pem"]
+    asked = scan("poisoned", "mended", "--label", PLANTED, "--json", *key, action="repair")
     done = triggerlens_here(*asked, cwd=place, search=SEARCH)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "repaired"
-    assert files_of(place / "mended") == {"repaired.pt", "repaired.safetensors"}
+    assert files_of(place / "mended") == REPAIRED
+    assert verify(place / "mended" / "repaired.pt", signer.public_key).outcome is Outcome.VERIFIED
 
 
 def test_a_repair_that_runs_out_of_time_goes_on_where_it_stopped(place: Path) -> None:
@@ -255,6 +262,7 @@ def test_a_repair_that_runs_out_of_time_goes_on_where_it_stopped(place: Path) ->
     assert early.returncode == 5 and "Out of time" in early.stderr, early.stderr
     done = triggerlens_here(*asked, cwd=place, search=QUICK)
     assert done.returncode in (0, 3) and "Repair:" in done.stderr, done.stderr
+    assert "What this does not show" in done.stderr and "Changed:" in done.stderr
     assert not (place / "hurried" / ".job").exists()
 
 

@@ -91,7 +91,7 @@ def test_a_service_finds_and_repairs_exactly_what_a_scan_on_this_machine_does(th
         del report["timings"]
     assert reports[0] == reports[1] and reports[0]["flagged_labels"] == [PLANTED]
     assert files_of(place / "there") == files_of(place / "here")
-    for name in ("repaired.safetensors", "repaired.pt", f"figures/label_{PLANTED}.png"):
+    for name in ("repaired.safetensors", "repaired.pt", "repaired.intoto.jsonl", f"figures/label_{PLANTED}.png"):
         assert (place / "there" / name).read_bytes() == (place / "here" / name).read_bytes(), name
 
 

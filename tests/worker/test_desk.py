@@ -105,6 +105,12 @@ def test_links_devices_and_strange_names_are_not_handed_in(desk: Desk, tmp_path:
     assert list(desk.hand_in(LEASE, [])) == ["labels/000000.json"]
 
 
+def test_repaired_weights_are_handed_in_with_what_is_stated_of_them(desk: Desk) -> None:
+    names = ["repair.json", "repaired.intoto.jsonl", "repaired.pt", "repaired.safetensors"]
+    leave(desk.directory, *names, "other.intoto.jsonl")
+    assert list(desk.hand_in(LEASE, [])) == names
+
+
 def test_what_a_finished_job_has_handed_in_is_not_handed_in_again(desk: Desk) -> None:
     leave(desk.directory, "preparation.json")
     first = desk.hand_in(LEASE, [])

@@ -24,6 +24,7 @@ from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
 from app.core.presets import PRESETS
 from app.core.report.figures import GAP, IMAGES, ROWS
+from app.core.verification import Outcome, verify
 from app.local_scan import run_tasks
 from benchmarks.victims.export import save_bundle
 from tests.clocks import PretendClock
@@ -56,6 +57,7 @@ def contents(directory: JobDirectory) -> dict[str, Any]:
         ".png": lambda path: path.read_bytes(),
         ".npz": lambda path: {name: array.tobytes() for name, array in np.load(path).items()},
         ".safetensors": lambda path: path.read_bytes(),
+        ".jsonl": lambda path: path.read_bytes(),
         ".pt": lambda path: [p.tolist() for p in torch.jit.load(str(path)).state_dict().values()],
     }
     files = (path for path in sorted(directory.result.rglob("*")) if path.is_file() and path.name != "timings.json")
@@ -85,7 +87,7 @@ def test_a_result_directory_holds_what_was_promised(finished: tuple[JobDirectory
         f"strips/{label}-dynamic.png" for label in labels
     }
     there = {name for name in contents(directory) if not name.startswith("figures/")}
-    assert there - {"repair.json", "repaired.pt", "repaired.safetensors"} == expected
+    assert there - {"repair.json", "repaired.pt", "repaired.safetensors", "repaired.intoto.jsonl"} == expected
     preparation, decision = directory.read_preparation(), directory.read_decision()
     assert preparation is not None and decision is not None
     assert (directory.read_repair() is not None) == bool(decision.flagged_labels)
@@ -238,12 +240,21 @@ def test_the_planted_label_is_found_repaired_and_packaged(tmp_path: Path) -> Non
     assert repair is not None and repair.status is RepairStatus.REPAIRED and repair.labels == (2,)
     assert (repair.attack_success_rate_before or 0) > 0.9 and (repair.attack_success_rate_after or 0) < 0.1
     assert repair.clean_accuracy_after == 1.0 and repair.judged_images == 5, "every fifth image of each label"
+    (trigger,) = repair.triggers
+    accused = decision.labels[2].families[0]
+    assert (trigger.label, trigger.family, trigger.norm) == (2, "dynamic", accused.norm)
+    assert trigger.attack_success_rate_before == repair.attack_success_rate_before and trigger.norm_afresh is None
+    assert [found.label for found in repair.classes] == list(range(5)) and repair.suspect_sha256 is not None
+    assert 0 < (repair.tensors_changed or 0) <= (repair.tensors or 0) == len(net.state_dict())
+    assert repair.largest_changes and repair.not_shown
     assert [event["done"] for event in events if event["event"] == "epoch"] == list(range(1, 11))
     packaged = torch.jit.load(str(directory.repaired)).state_dict()
     state = load_file(directory.repaired_state)
     assert packaged.keys() == state.keys() and all(torch.equal(packaged[name], state[name]) for name in state)
     report = directory.read_report()
     assert report is not None and report["repair"]["files"] == repair.files
+    assert set(repair.files) == {"repaired.pt", "repaired.safetensors", "repaired.intoto.jsonl"}
+    assert verify(directory.repaired, None).outcome is Outcome.SIGNER_UNKNOWN, "they are stated, and nobody signed"
 
     done = repair_again(directory)
     assert "epoch" not in {event["event"] for event in done}, "it is done"
@@ -360,6 +371,10 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
     assert "confirm" in {event["stage"] for event in events if event["event"] == "stage"}
     repair = directory.read_repair()
     assert repair is not None and repair.status is RepairStatus.REPAIRED
+    assert [found.family for found in repair.triggers] == accusing
+    afresh = [found.p_value_afresh for found in repair.triggers]
+    assert repair.reinversion_p_value == min(p_value for p_value in afresh if p_value is not None)
+    assert all((found.norm_afresh or 0) > (found.norm or 0) for found in repair.triggers), "it is harder to reach now"
     steps = [event for event in events if event["event"] == "step" and event["labels"] == [0, 1, 2]]
     assert [event["done"] for event in steps] == list(range(1, 60 * 5 + 1)) and {event["of"] for event in steps} == {
         300

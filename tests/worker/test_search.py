@@ -33,9 +33,9 @@ def test_a_repair_may_cost_exactly_its_budget(images: int) -> None:
     after = before.clone()
     after[1 : 1 + lost] = False
     config = RepairConfig(max_accuracy_drop=0.02)
-    assert not _is_too_costly(Judgement(before, 1.0), Judgement(after, 0.0), config)
+    assert not _is_too_costly(Judgement(before, {}), Judgement(after, {}), config)
     after[1 + lost] = False
-    assert _is_too_costly(Judgement(before, 1.0), Judgement(after, 0.0), config)
+    assert _is_too_costly(Judgement(before, {}), Judgement(after, {}), config)
 
 
 class Memory:

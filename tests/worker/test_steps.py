@@ -1,11 +1,13 @@
 """The steps without torch, over job directories as an engine leaves them."""
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from securesystemslib.signer import CryptoSigner
 
 from app.core.errors import Refusal
 from app.core.findings import (
@@ -20,9 +22,10 @@ from app.core.findings import (
 )
 from app.core.jobs import JobDirectory
 from app.core.report.figures import png_bytes, trigger_strip
+from app.core.verification import verify
 from app.core.versions import engine_version
 from tests.toys import place_job
-from worker.steps import decide, inspect, report
+from worker.steps import decide, inspect, report, state
 
 REPAIRED = RepairReport(RepairStatus.REPAIRED, "Done.", (2,), files={"repaired.pt": "d" * 64})
 
@@ -96,6 +99,44 @@ def test_a_report_that_is_made_again_keeps_no_picture_of_the_one_before(tmp_path
         decide(directory)
         report(directory, "none")
     assert {path.name for path in directory.figures.iterdir()} == {"label_2.png", "label_0.png"}
+
+
+def test_what_is_stated_of_weights_are_the_bytes_that_lie_there_whatever_their_engine_says(tmp_path: Path) -> None:
+    directory = searched(tmp_path / "job", GUILTY)
+    directory.write_repair(REPAIRED)
+    directory.repaired.write_bytes(b"weights")
+    state(directory, CryptoSigner.generate_ed25519())
+    repair = directory.read_repair()
+    assert repair is not None and set(repair.files) == {"repaired.pt", "repaired.intoto.jsonl"}
+    assert repair.files["repaired.pt"] == sha256(b"weights").hexdigest()
+    assert repair.files["repaired.intoto.jsonl"] == sha256(directory.statement.read_bytes()).hexdigest()
+    found, job = verify(directory.statement, None), directory.read_job()
+    assert found.is_signed and found.stated.labels == [2] and found.stated.engine == engine_version()
+    assert (found.stated.suspect.digest.sha256, found.stated.data.digest.sha256) == (
+        job.model["sha256"],
+        job.bundle["sha256"],
+    )
+    assert (repair.suspect_sha256, repair.data_sha256, repair.seed) == (
+        job.model["sha256"],
+        job.bundle["sha256"],
+        job.config.seed,
+    )
+    first = directory.statement.read_bytes()
+    state(directory, None)
+    assert not verify(directory.statement, None).is_signed and directory.statement.read_bytes() != first
+
+
+@pytest.mark.parametrize("repair", [None, replace(REPAIRED, status=RepairStatus.REFUSED)])
+def test_where_no_weights_are_handed_out_nothing_is_stated(tmp_path: Path, repair: RepairReport | None) -> None:
+    directory = place_job(tmp_path / "job")
+    directory.result.mkdir()
+    directory.repaired.write_bytes(b"weights")
+    if repair is not None:
+        directory.write_repair(repair)
+    state(directory, None)
+    assert not directory.statement.exists()
+    known = directory.read_repair()
+    assert (known is None) == (repair is None) and (known is None or known.files == {})
 
 
 def test_what_was_to_be_searched_again_is_shown_as_in_doubt_and_accused_once_it_was(tmp_path: Path) -> None:

@@ -14,17 +14,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from app.core.config import MatchingConfig, RepairConfig
-from app.core.findings import Confirmation, Decision, RepairReport, RepairStatus, finite
+from app.core.findings import Confirmation, Decision, RepairReport, RepairStatus, UnlearnedTrigger, finite
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
-from app.core.jobs import write_whole
+from app.core.jobs import WEIGHTS, write_whole
 from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
 from worker.detection.families.base import Triggers
+from worker.detection.inversion import Inversion
 from worker.detection.metrics import accuracy_drop_bound, attack_success_rate, predictions, under
 from worker.detection.mitigation import match_scores, unlearn_trigger
 from worker.detection.verdict import p_value_again
+from worker.engine.card import MOST_TENSORS, class_accuracies, tensor_changes
 from worker.engine.confirm import FRESH_SEED
 from worker.engine.workbench import Workbench
 
@@ -43,7 +45,12 @@ class Judgement:
     """What the accept images say of a classifier."""
 
     right_N: Tensor
-    attack_success_rate: float
+    success: Mapping[tuple[int, str], float]  # of the inverted triggers, by label and family
+
+    @property
+    def attack_success_rate(self) -> float:
+        """Of the trigger that works best."""
+        return max(self.success.values())
 
     @property
     def clean_accuracy(self) -> float:
@@ -67,7 +74,9 @@ def repair(bench: Workbench, labels: Sequence[int], round: int = 0) -> None:
 def _is_done(bench: Workbench) -> bool:
     """Whether there is a report, and the weights that it speaks of still lie beside it."""
     known = bench.directory.read_repair()
-    return known is not None and all((bench.directory.result / name).exists() for name in known.files)
+    return known is not None and all(
+        (bench.directory.result / name).exists() for name in WEIGHTS if name in known.files
+    )
 
 
 def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) -> RepairReport:
@@ -85,8 +94,10 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
         attempt = _relabelled(bench, _all(triggers))
     else:
         attempt = _matched(bench, triggers, decision, config.matching, before)
+    state = _state(attempt.module)
+    changes = tensor_changes(_state(bench.suspect.module), state)
     try:
-        files = _package(bench, attempt.module)
+        files = _package(bench, attempt.module, state)
     except UnwritableError as error:
         return RepairReport(RepairStatus.REFUSED, str(error), tuple(labels))
     bench.begin("verify")
@@ -106,6 +117,13 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
         judged_on="clean images kept from the fine-tuning",
         judged_images=len(bench.roles.accept),
         unjudged_labels=_unjudged(bench),
+        classes=class_accuracies(before.right_N, after.right_N, bench.labels_N[bench.roles.accept]),
+        triggers=tuple(
+            _unlearned(bench, label, family, decision, before, after, attempt) for label, family in before.success
+        ),
+        tensors=len(state),
+        tensors_changed=len(changes),
+        largest_changes=changes[:MOST_TENSORS],
     )
     if _is_too_costly(before, after, config):
         cost = before.clean_accuracy - after.clean_accuracy
@@ -151,7 +169,27 @@ class Attempt:
     module: RebuiltModule
     learning_rate: float
     rounds: int = 1
-    p_value: float | None = None  # the smallest of the labels, searched afresh in it; none where that was cut short
+    afresh: Sequence["Afresh"] = ()
+
+    @property
+    def p_value(self) -> float | None:
+        """The smallest of the labels, searched afresh; none where a search was cut short, or nothing was searched."""
+        return least_p_value(self.afresh)
+
+
+@dataclass(frozen=True)
+class Afresh:
+    """What was found where a label was searched once more, in the repaired classifier."""
+
+    label: int
+    family: str
+    inversion: Inversion
+    p_value: float | None  # of a search that time was not over for
+
+
+def least_p_value(afresh: Sequence[Afresh]) -> float | None:
+    known = [found.p_value for found in afresh if found.p_value is not None]
+    return min(known) if known and len(known) == len(afresh) else None
 
 
 def _claim(attempt: Attempt) -> str:
@@ -217,34 +255,58 @@ def _match_in_rounds(
         seed = bench.job.config.seed + done
         match_scores(classifier, bench.classifier, known, images, config, learning_rate, seed, held)
         bench.emit("epoch", done=done, of=matching.rounds)
-        p_value, again = _search_afresh(bench, classifier, triggers, decision, seed + FRESH_SEED)
+        afresh = _search_afresh(bench, classifier, triggers, decision, seed + FRESH_SEED)
+        p_value = least_p_value(afresh)
         if p_value is None or (p_value >= UNREMARKABLE and done >= fewest):
             break
-        known += again
-    return Attempt(repaired, learning_rate, done, p_value)
+        known += [found.inversion.trigger for found in afresh]
+    return Attempt(repaired, learning_rate, done, afresh)
 
 
 def _search_afresh(
     bench: Workbench, classifier: Classifier, triggers: Found, decision: Decision | None, seed: int
-) -> tuple[float | None, list[Triggers]]:
-    """Every flagged label in its families once more, in the repaired classifier: least p-value, and the triggers.
+) -> list[Afresh]:
+    """Every flagged label in its families once more, in the repaired classifier.
 
-    There is no p-value unless every label has one, of a search that time was not over for. Where nothing was decided
-    there are no norms to hold new ones against, and nothing is searched.
+    Where nothing was decided there are no norms to hold new ones against, and nothing is searched.
     """
     if decision is None:
-        return None, []
-    p_values: list[float | None] = []
-    again = []
+        return []
+    afresh = []
     for label, of in triggers.items():
         for family in of:
             [found] = bench.search(classifier, family, [label], seed)
             norms = Confirmation(finite(found.norm), found.attack_success_rate, found.out_of_reach)
             p_value = p_value_again(decision.labels, bench.job.config, label, family, norms)
-            p_values.append(None if found.truncated else p_value)
-            again.append(found.trigger)
-    known = [p_value for p_value in p_values if p_value is not None]
-    return min(known) if len(known) == len(p_values) else None, again
+            afresh.append(Afresh(label, family, found, None if found.truncated else p_value))
+    return afresh
+
+
+def _unlearned(
+    bench: Workbench, label: int, family: str, decision: Decision | None, before: Judgement, after: Judgement,
+    attempt: Attempt,
+) -> UnlearnedTrigger:  # fmt: skip
+    """What became of one inverted trigger, beside what accused its label."""
+    findings = bench.directory.read_findings() if decision is None else decision.labels
+    families = next(finding.families for finding in findings if finding.label == label)
+    suspect = next(found for found in families if found.family == family)
+    unlearned = UnlearnedTrigger(
+        label,
+        family,
+        attack_success_rate_before=finite(before.success[label, family]),
+        attack_success_rate_after=finite(after.success[label, family]),
+        norm=suspect.norm,
+        p_value=suspect.p_value,
+    )
+    for again in attempt.afresh:
+        if (again.label, again.family) == (label, family) and not again.inversion.truncated:
+            return replace(
+                unlearned,
+                norm_afresh=finite(again.inversion.norm),
+                p_value_afresh=again.p_value,
+                attack_success_rate_afresh=finite(again.inversion.attack_success_rate),
+            )
+    return unlearned
 
 
 def _held(bench: Workbench, triggers: Found) -> list[Triggers]:
@@ -284,26 +346,30 @@ def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
 
 
 def _judge(bench: Workbench, classifier: Classifier, triggers: Found) -> Judgement:
-    """Accuracy and the highest attack success of the inverted triggers, on the accept images."""
+    """Accuracy and the attack success of the inverted triggers, on the accept images."""
     images, true = bench.images.subset(bench.roles.accept), bench.labels_N[bench.roles.accept]
-    success = [
-        attack_success_rate(under(trigger.on, classifier), images, true, label)
+    success = {
+        (label, family): attack_success_rate(under(trigger.on, classifier), images, true, label)
         for label, found in triggers.items()
-        for trigger in found.values()
-    ]
-    return Judgement(predictions(classifier, images) == true, max(success))
+        for family, trigger in found.items()
+    }
+    return Judgement(predictions(classifier, images) == true, success)
 
 
-def _package(bench: Workbench, repaired: RebuiltModule) -> dict[str, str]:
+def _package(bench: Workbench, repaired: RebuiltModule, state: Mapping[str, Tensor]) -> dict[str, str]:
     """Write the weights in both formats: into a copy of the archive, in which nothing else changes, and by name."""
     directory = bench.directory
     size = directory.model.stat().st_size
     with walk(directory.model, size) as walked:
         records = changed_records(repaired, lambda name: walked.read(name, size))
     replace_records(directory.model, records, directory.repaired, size)
-    state = {name: _as_saved(repaired, name, tensor) for name, tensor in repaired.state_dict().items()}
-    write_whole(directory.repaired_state, lambda path: path.write_bytes(save(state)))
+    write_whole(directory.repaired_state, lambda path: path.write_bytes(save(dict(state))))
     return {path.name: _sha256(path) for path in (directory.repaired, directory.repaired_state)}
+
+
+def _state(module: RebuiltModule) -> dict[str, Tensor]:
+    """Every tensor by its name, as it is saved."""
+    return {name: _as_saved(module, name, tensor) for name, tensor in module.state_dict().items()}
 
 
 def _as_saved(module: RebuiltModule, name: str, tensor: Tensor) -> Tensor:

@@ -76,6 +76,9 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
         findings=structure.get("findings", []),
         manifest=structure if "operators" in structure else None,
         stopped=structure.get("problem"),
+        searched_afresh=[
+            trigger for trigger in (document["repair"] or {}).get("triggers", []) if trigger["norm_afresh"] is not None
+        ],
     )
 
 
@@ -116,7 +119,7 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, finalize=_final, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": percent, "figure": _figure, "duration": _duration, "prose": _prose}
-    environment.filters |= {"norm": _norm, "headline": _headline}
+    environment.filters |= {"norm": _norm, "headline": _headline, "share": _share}
     return environment.from_string(_packaged("template.html"))
 
 
@@ -143,11 +146,16 @@ def _norms(config: Mapping[str, Any]) -> dict[str, Norm]:
 
 
 def _norm(value: float | None, family: str | None) -> str:
-    """A norm of a family in its unit."""
-    if family is None:  # nothing was searched
+    """A norm of a family in its unit; of a label that no family was searched for there is none."""
+    if value is None or family is None:
         return DASH
     digits = FAMILIES[family].norm.digits
     return percent(value) if digits is None else _figure(value, digits)
+
+
+def _share(value: float) -> str:
+    """A share in percent, however small."""
+    return f"{value:.2%}" if value >= 0.0001 else "< 0.01%"
 
 
 def _duration(seconds: float | None) -> str:

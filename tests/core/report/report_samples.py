@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.core.findings import (
     Caveat,
+    ClassAccuracy,
     Confirmation,
     Decision,
     FamilyFinding,
@@ -21,6 +22,8 @@ from app.core.findings import (
     Reason,
     RepairReport,
     RepairStatus,
+    TensorChange,
+    UnlearnedTrigger,
     Verdict,
 )
 from app.core.intake.torchscript.gate import understand
@@ -52,6 +55,15 @@ REPAIR = RepairReport(
     rounds=2,
     judged_on="accept images",
     judged_images=200,
+    classes=(ClassAccuracy(3, 20, 0.95, 0.9, 0.17), ClassAccuracy(7, 20, 1.0, 1.0, 0.08)),
+    triggers=(UnlearnedTrigger(7, "dynamic", 0.995, 0.012, 0.005, 0.0001, 0.0654, 0.81, 0.96),),
+    tensors=62,
+    tensors_changed=41,
+    largest_changes=(TensorChange("layer4.1.bn2.bias", None), TensorChange("fc.weight", 0.0312)),
+    suspect_sha256="3f" * 32,
+    data_sha256="b0" * 32,
+    seed=3,
+    not_shown=("What nobody looked at.",),
     files={"a.pt": "9c" * 32},
 )
 PREPARATION = Preparation(

@@ -25,7 +25,7 @@ from report_samples import (
 )
 from report_samples import strip_png as strip
 
-from app.core.findings import Confirmation, Decision, Reason, RepairStatus
+from app.core.findings import Confirmation, Decision, Reason, RepairStatus, TensorChange
 from app.core.presets import PRESETS
 from app.core.report.explanations import CAVEATS, REASONS
 from app.core.report.html import report_html
@@ -129,6 +129,32 @@ def test_a_repair_claims_no_more_than_it_showed() -> None:
     refused = replace(REPAIR, status=RepairStatus.REFUSED, detail="It cost 6.1 % of accuracy.", files={})
     words = words_of(report_html(document(BACKDOORED, repair=refused), {}))
     assert "It cost 6.1 % of accuracy." in words and "no longer works" not in words
+
+
+def test_the_card_of_a_repair_has_its_figures_and_says_what_they_do_not_show() -> None:
+    words = words_of(report_html(document(BACKDOORED, repair=REPAIR), {})).replace("\u00a0", " ")
+    for said in (
+        "label 7 (horse), dynamic99.5 %1.2 %",
+        "label 7 (horse), dynamic0.00500.06540.00010.8100",
+        "41 of 62 tensors are other ones",
+        "layer4.1.bn2.bias (from zero), fc.weight (3.12%).",
+        "label 3 (cat)2095.0 %90.0 %17.0 %",
+        "What this does not show What nobody looked at.",
+        "Seed3",
+    ):
+        assert said in words, said
+    assert words.count("sha256 " + "3f" * 32) == 2
+
+
+def test_names_of_tensors_are_only_words() -> None:
+    hostile = replace(REPAIR, largest_changes=(TensorChange("<b>w</b>\u202e", 0.1),))
+    html = report_html(document(BACKDOORED, repair=hostile), {})
+    assert "&lt;b&gt;w&lt;/b&gt;\ufffd" in html and "<b>w" not in html
+
+
+def test_a_card_of_labels_that_a_report_does_not_have_is_shown_without_their_names() -> None:
+    other = replace(REPAIR, triggers=(replace(REPAIR.triggers[0], label=99),))
+    assert "label 99, dynamic" in words_of(report_html(document(BACKDOORED, repair=other), {}))
 
 
 def test_a_repair_says_which_classes_it_was_not_judged_on() -> None:
