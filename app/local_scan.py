@@ -3,16 +3,16 @@
     OUT/report.json  report.html  figures/  repaired.pt  repaired.safetensors  repaired.intoto.jsonl
     OUT/.job/        the job directory, there only until the scan is finished; an interrupted one is resumed
 
-It follows the plan (app/core/plan.py), one task after the other; it runs no torch.
+It follows the plan (app/core/plan.py), blocks of labels side by side; it runs no torch.
 """
 
 import hashlib
 import os
 import shutil
 import tempfile
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,8 @@ from app.core.intake.members import check_is_file, unreadable
 from app.core.jobs import STATEMENT, WEIGHTS, JobDirectory, ScanJob, write_whole
 from app.core.plan import FIRST, JobKind, next_tasks
 from app.core.report.document import check_document
-from worker.launch import EngineOverdueError, ScanSession
+from worker.lanes import run_side_by_side
+from worker.launch import ScanSession
 from worker.sandbox.events import Event
 from worker.sandbox.fence import Sandbox
 
@@ -72,9 +73,12 @@ def run_scan(
     time_limit: float | None = None,
     sandbox: Sandbox = "none",
     clock: Clock = MACHINE,
+    lanes: int = 1,
     signer: "CryptoSigner | None" = None,
 ) -> LocalResult:
     """Run a job to its end, or go on with it if `out` holds the same job unfinished.
+
+    So many engines work side by side, at most.
 
     Raises Refusal, with `out` as it was before, or with a directory to go on with where the refusal is retryable;
     EngineCrashError and KeyboardInterrupt also leave one to go on with.
@@ -91,10 +95,13 @@ def run_scan(
     except OSError as error:
         raise unwritable(out, error) from error
     try:
-        with ScanSession(
-            directory, on_event, time_limit=time_limit, sandbox=sandbox, clock=clock, signer=signer
-        ) as session:
-            run_tasks(session, job)
+        with ExitStack() as open_sessions:
+            options: dict[str, Any] = {"time_limit": time_limit, "sandbox": sandbox, "clock": clock, "signer": signer}
+            told = _one_at_a_time(on_event)
+            sessions = [
+                open_sessions.enter_context(ScanSession(directory, told, **options, lane=lane)) for lane in range(lanes)
+            ]
+            run_tasks(sessions, job)
         result = _conclude(directory, job, out)
     except Refusal as refusal:
         if not refusal.problem.retryable:
@@ -119,25 +126,38 @@ def run_check(
         directory = JobDirectory(Path(place) / "job")
         _place_inputs(directory, job, model, bundle)
         with ScanSession(directory, on_event, sandbox=sandbox) as session:
-            run_tasks(session, job)
+            run_tasks([session], job)
         preparation = directory.read_preparation()
         assert preparation is not None, "a check has no time limit"
         inputs = {"model": job.model, "bundle": job.bundle}
         return check_document(directory.read_structure(), preparation, inputs, directory.read_timings())
 
 
-def run_tasks(session: ScanSession, job: ScanJob) -> None:
-    """Every task of the plan, one after the other; what the time limit leaves undone is passed over."""
-    tasks = deque([FIRST])
+def run_tasks(sessions: Sequence[ScanSession], job: ScanJob) -> None:
+    """Every task of the plan; those that do not wait for each other in all of the sessions, on a GPU in the first.
+
+    What the time limit leaves undone is passed over.
+    """
+    directory, tasks = sessions[0].directory, [FIRST]
     while tasks:
-        task = tasks.popleft()
-        with suppress(EngineOverdueError):
-            session.run(task)
-        preparation, decision = session.directory.read_preparation(), session.directory.read_decision(task.round)
-        if preparation is None and task.kind is JobKind.PREPARE:
+        preparation = directory.read_preparation()
+        on_processor = preparation is not None and preparation.device == "cpu"
+        run_side_by_side(sessions[: len(tasks) if on_processor else 1], tasks)
+        done, preparation = tasks[-1], directory.read_preparation()
+        if preparation is None and done.kind is JobKind.PREPARE:
             return  # out of time before anything is known
-        if not tasks:  # else other blocks are open
-            tasks.extend(next_tasks(task, job, preparation, decision))
+        tasks = next_tasks(done, job, preparation, directory.read_decision(done.round))
+
+
+def _one_at_a_time(on_event: Callable[[Event], None]) -> Callable[[Event], None]:
+    """A listener that hears one session at a time."""
+    turn = threading.Lock()
+
+    def told(event: Event) -> None:
+        with turn:
+            on_event(event)
+
+    return told
 
 
 def _is_begun(directory: JobDirectory, job: ScanJob) -> bool:

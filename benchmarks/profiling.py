@@ -39,7 +39,7 @@ from worker.detection.families.dynamic import pretrain_generator
 from worker.engine.prepare import prepare
 from worker.engine.workbench import Workbench
 
-REPEATS = 9
+REPEATS, IMPORTS = 9, 3  # of a rate, of an import
 FEW = 5  # steps for which multiplications are counted, and twice as many
 EXAMPLES = REPOSITORY / "examples"
 
@@ -185,7 +185,7 @@ def product_rate(device: str) -> float:
 
 def import_seconds(module: str) -> float:
     command = [sys.executable, "-c", f"import {module}"]
-    return median(seconds_of(lambda: subprocess.run(command, check=True, cwd=REPOSITORY)) for _ in range(3))
+    return median(seconds_of(lambda: subprocess.run(command, check=True, cwd=REPOSITORY)) for _ in range(IMPORTS))
 
 
 if __name__ == "__main__":

@@ -157,7 +157,6 @@ def _form_taken(module: nn.Module, images_NCHW: Tensor, channels: Sequence[int])
         image_NCHW = filled(match_channels(images_NCHW[:1], count), TRIED)
         forms = {
             f"rows of {image_NCHW[0].numel():,} numbers [N, C*H*W]": image_NCHW.flatten(1),
-            "images without an axis of channels [N, H, W]": image_NCHW[:, 0],
             "sequences of images [N, T, C, H, W]": image_NCHW[:, None],
             "sequences of images [N, C, T, H, W]": image_NCHW[:, :, None],
         }

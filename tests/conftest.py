@@ -14,4 +14,4 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-pytest_plugins = ["tests.servers", "tests.outcomes"]
+pytest_plugins = ["tests.servers", "tests.processes", "tests.outcomes"]

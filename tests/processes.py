@@ -28,6 +28,13 @@ def own_world() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def small_world() -> Iterator[None]:
+    """A world of their own for all tests of a module, which ask for it by `usefixtures`."""
+    with own_world():
+        yield
+
+
 def engines_of(root: Path) -> list[int]:
     """The process ids of the engines at work on a job directory."""
     found = []
@@ -51,5 +58,5 @@ def run_job(directory: JobDirectory, time_limit: float | None = None) -> list[Ev
     events: list[Event] = []
     clock = MACHINE if time_limit is None else PretendClock()
     with ScanSession(directory, events.append, time_limit=time_limit, clock=clock) as session:
-        run_tasks(session, directory.read_job())
+        run_tasks([session], directory.read_job())
     return events

@@ -25,7 +25,7 @@ PARTS = {"fast": "not slow", "slow": "slow"}
 DELICATE = "real or threads"  # what a busy machine could upset
 DELICATE_TIMES = 10
 OTHERS = 2  # processes that keep the machine's cores busy meanwhile
-SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile")
+SIDE_BY_SIDE = ("-n", "2", "--dist", "worksteal")  # neighbours stay together until one has nothing left to do
 TESTS_FAILED = 1  # pytest's exit code for just that: not interrupted, no usage error, no crash of its own
 
 

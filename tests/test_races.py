@@ -170,24 +170,14 @@ def test_a_file_is_uploaded_while_the_same_artifact_is_deleted(service: Service,
 
 
 @pytest.mark.parametrize("method", ["delete", "delete_prefix"])
+@pytest.mark.parametrize("wanted", ["uploaded by hand", "to be scanned"])
 @BEFORE_AND_AFTER
-def test_a_scan_is_deleted_while_the_weights_it_made_are_uploaded_by_hand(
-    service: Service, impatient: Service, method: str, when: str
-) -> None:
-    scan_id, _ = repaired(service)
-    comes = Meanwhile(lambda: upload(impatient, REPAIRED))
-    actions.delete_scan(stopped_at(service, method, **{when: comes}), DEFAULT_TENANT, scan_id)
-    comes.at_last()
-    assert_nothing_is_amiss(service)
-
-
-@pytest.mark.parametrize("method", ["delete", "delete_prefix"])
-@BEFORE_AND_AFTER
-def test_a_scan_is_deleted_while_the_weights_it_made_are_to_be_scanned(
-    service: Service, impatient: Service, method: str, when: str
+def test_a_scan_is_deleted_while_the_weights_it_made_are_wanted(
+    service: Service, impatient: Service, method: str, wanted: str, when: str
 ) -> None:
     (scan_id, sha256), bundle = repaired(service), upload(service, BUNDLE, "bundle")
-    comes = Meanwhile(lambda: request(impatient, sha256, bundle))
+    by_hand = wanted == "uploaded by hand"
+    comes = Meanwhile(lambda: upload(impatient, REPAIRED) if by_hand else request(impatient, sha256, bundle))
     actions.delete_scan(stopped_at(service, method, **{when: comes}), DEFAULT_TENANT, scan_id)
     comes.at_last()
     assert_nothing_is_amiss(service)

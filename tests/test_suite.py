@@ -21,6 +21,7 @@ def test_of_the_world():
 FAILS = "def test_of_ours():\n    assert False\n"
 CRASHES = "import os\nimport pytest\n\n@pytest.mark.real\ndef test_that_ends_all():\n    os._exit(3)\n"
 NEVER_PASSES = "import pytest\n\n@pytest.mark.real\ndef test_in_vain():\n    assert False\n"
+SIDE_BY_SIDE = suite.SIDE_BY_SIDE
 CANNOT_BE_READ = "import nothing_of_this_name\n"
 
 
@@ -32,18 +33,19 @@ def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(Path(suite.__file__).parents[1]))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # others' plugins take seconds to import
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p xdist.plugin")
+    monkeypatch.setattr(suite, "SIDE_BY_SIDE", ())  # to start others would take longer than these tests
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def tried(folder: Path, *contents: str) -> int:
+def tried(folder: Path, *contents: str, how: tuple[str, ...] = ()) -> int:
     for number, content in enumerate(contents):
         (folder / f"test_{number}.py").write_text(content)
-    return suite.with_second_try("-m", "not slow", *suite.SIDE_BY_SIDE)
+    return suite.with_second_try("-m", "not slow", *how)
 
 
 def test_a_real_test_that_passes_when_tried_again_is_said(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert tried(small_suite, PASSES_SECOND, "def test_of_ours():\n    pass\n") == 0
+    assert tried(small_suite, PASSES_SECOND, "def test_of_ours():\n    pass\n", how=SIDE_BY_SIDE) == 0
     last = capfd.readouterr().out.splitlines()[-1]
     assert last == "needed a second try, and passed: test_0.py::test_of_the_world"
 
@@ -55,7 +57,7 @@ def test_a_real_test_that_fails_twice_fails(small_suite: Path, capfd: pytest.Cap
 
 @pytest.mark.parametrize("other", [FAILS, CRASHES, CANNOT_BE_READ], ids=["unmarked", "crash", "collection"])
 def test_nothing_else_gets_a_second_try(small_suite: Path, other: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert tried(small_suite, PASSES_SECOND, other) == 1
+    assert tried(small_suite, PASSES_SECOND, other, how=SIDE_BY_SIDE) == 1
     assert "second try" not in capfd.readouterr().out
 
 

@@ -16,8 +16,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
@@ -54,6 +54,7 @@ FENCED_SIGNAL = 128  # is added to the number of the signal that ended a process
 # waits for, and a scan with two threads takes 8 to 22 times as long. Whoever starts it may say otherwise.
 CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
 SECRET_NAME = re.compile("^(TRIGGERLENS|AWS|PG|REDIS)|SECRET|TOKEN|PASS|CREDENTIAL|API_?KEY|AUTH")
+TIMINGS = threading.Lock()  # sessions side by side add to the same
 LOGIN = re.compile("://[^/@]*@")
 
 
@@ -107,6 +108,7 @@ class ScanSession:
         sandbox: Sandbox = "none",
         environment: Mapping[str, str] | None = None,
         clock: Clock = MACHINE,
+        lane: int = 0,
         signer: "CryptoSigner | None" = None,
     ) -> None:
         self.directory = directory
@@ -116,7 +118,8 @@ class ScanSession:
         self._sandbox = sandbox
         self._environment = environment or {}
         self._signer = signer
-        self._cell = Cell(directory)
+        self._cell = Cell(directory, lane)
+        self._stage: tuple[str, float] | None = None  # what is done, and since when
         self._deadline = None if time_limit is None else clock.now() + time_limit
         self._over = threading.Event()
         self._engine: _Engine | None = None
@@ -145,7 +148,7 @@ class ScanSession:
             raise EngineCrashError(-signal.SIGKILL, self._last_words())
         if task.kind in WITHOUT_TORCH:
             self._tell({"event": "stage", "stage": task.kind.value})
-        with refusing_full_disk(self.directory.root):
+        with refusing_full_disk(self.directory.root), self._timing():
             match task.kind:
                 case JobKind.INSPECT:
                     steps.inspect(self.directory)
@@ -172,7 +175,24 @@ class ScanSession:
 
     def _tell(self, event: Event) -> None:
         self.last_event_at = self._clock.now()
+        if event["event"] == "stage":
+            self._end_stage()
+            self._stage = event["stage"], self.last_event_at
         self._on_event(event)
+
+    @contextmanager
+    def _timing(self) -> Iterator[None]:
+        """Around a task: the last of its stages ends with it."""
+        try:
+            yield
+        finally:
+            self._end_stage()
+
+    def _end_stage(self) -> None:
+        if self._stage is not None:
+            (stage, began), self._stage = self._stage, None
+            with TIMINGS:
+                self.directory.add_timing(stage, self._clock.now() - began)
 
     def _hand_to_engine(self, task: Task) -> None:
         engine = self._running_engine()

@@ -50,9 +50,8 @@ def decide(directory: JobDirectory, round: int = 0) -> None:
     """The verdict over everything that was searched up to this round."""
     preparation = directory.read_preparation()
     assert preparation is not None, "there is nothing to decide before prepare"
-    with directory.timed("decide"):
-        decision = decide_verdict(preparation, directory.read_findings(round), directory.read_job().config)
-        directory.write_decision(decision, round)
+    decision = decide_verdict(preparation, directory.read_findings(round), directory.read_job().config)
+    directory.write_decision(decision, round)
 
 
 def report(directory: JobDirectory, sandbox: Sandbox, round: int = 0) -> None:

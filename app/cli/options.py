@@ -73,7 +73,8 @@ _knowledge = _all_of(
 )  # fmt: skip
 _computing = _all_of(
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-    click.option("--threads", type=click.IntRange(1), default=os.cpu_count, help="[default: all cores]"),
+    click.option("--threads", type=click.IntRange(1), default=os.cpu_count,
+                 help="Of what runs alone: all but the search.  [default: all cores]"),
     click.option("--sandbox", type=click.Choice(["auto", "bwrap", "none"]), default="auto", show_default=True,
                  help="Fence around the model while it runs; auto: bubblewrap where it works."),
 )  # fmt: skip
@@ -89,6 +90,8 @@ engine_options = _all_of(
     _knowledge,
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     _computing,
+    click.option("--lanes", type=click.IntRange(1),
+                 help="Blocks of labels side by side, one thread each.  [default: as cores and memory allow]"),
     click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Seconds until the scan ends."),
     click.option("--perceptual", type=click.Path(path_type=Path, exists=True, dir_okay=False),
                  help="LPIPS backbone weights; see `triggerlens weights`."),

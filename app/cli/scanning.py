@@ -18,20 +18,15 @@ from app.core.jobs import ScanJob
 from app.core.presets import DEFAULT_PRESET, preset_config
 from app.installed import demand_engine
 from app.local_scan import OUT_OF_TIME, LocalResult, job_for, run_check, run_scan
+from worker.lanes import lanes_at_most
 from worker.launch import run_weights
 from worker.sandbox.fence import Wanted, choose
 
 if TYPE_CHECKING:  # cryptography is only needed where something is signed
     from securesystemslib.signer import CryptoSigner
 
-LOCAL_ONLY = (
-    "device",
-    "threads",
-    "sandbox",
-    "perceptual",
-    "time_limit",
-    "signing_key",
-)  # of a service, its operator decides these
+# Of a service, its operator decides these.
+LOCAL_ONLY = ("device", "threads", "lanes", "sandbox", "perceptual", "time_limit", "signing_key")
 
 
 @click.command()
@@ -120,8 +115,9 @@ COMMANDS = (scan, check, repair, weights)
 
 def _run_here(
     as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str, max_accuracy_drop: float, seed: int,
-    device: str, threads: int, time_limit: float | None, sandbox: Wanted, perceptual: Path | None, repair: bool,
-    repair_label: int | None, output: str | None, classes: Path | None, signing_key: Path | None, **declared: Any,
+    device: str, threads: int, lanes: int | None, time_limit: float | None, sandbox: Wanted, perceptual: Path | None,
+    repair: bool, repair_label: int | None, output: str | None, classes: Path | None, signing_key: Path | None,
+    **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """Run a job on this machine, show it, and leave with its exit code."""
     demand_engine()
@@ -142,7 +138,9 @@ def _run_here(
     )
     try:
         with terminal.progress_display(job.model["name"]) as on_event:
-            result = run_scan(job, model, bundle, out, on_event, time_limit, choose(sandbox), signer=signer)
+            lanes = lanes or lanes_at_most(job.model["bytes"])
+            limits = time_limit, choose(sandbox)
+            result = run_scan(job, model, bundle, out, on_event, *limits, lanes=lanes, signer=signer)
     except KeyboardInterrupt:
         terminal.say(f"Cancelled. The same command goes on where it stopped ({out}).")
         sys.exit(OUT_OF_TIME)
@@ -172,8 +170,9 @@ def _show(result: LocalResult, out: Path, as_json: bool) -> None:
 
 def _run_there(
     client: Client, as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str,
-    max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, time_limit: float | None,
-    sandbox: Wanted, perceptual: Path | None, output: str | None, classes: Path | None, signing_key: Path | None,
+    max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, lanes: int | None,
+    time_limit: float | None, sandbox: Wanted, perceptual: Path | None, output: str | None, classes: Path | None,
+    signing_key: Path | None,
     **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """The same by a service: what is refused here is refused before anything is sent."""

@@ -13,9 +13,7 @@ Every file appears whole or not at all: it is written beside its name and rename
 import json
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -190,16 +188,10 @@ class JobDirectory:
         document["largest_changes"] = tuple(TensorChange(**found) for found in document["largest_changes"])
         return RepairReport(**_tuples(document))
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the duration of a stage to the timings, which survive a restart."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            known = self.read_timings()
-            key = f"{stage}_seconds"
-            self.write_timings(known | {key: known.get(key, 0.0) + time.monotonic() - started})
+    def add_timing(self, stage: str, seconds: float) -> None:
+        """Add to what a stage took so far, which survives a restart. One thread at a time."""
+        known, key = self.read_timings(), f"{stage}_seconds"
+        self.write_timings(known | {key: known.get(key, 0.0) + seconds})
 
     def write_timings(self, timings: dict[str, float]) -> None:
         self._write(self.result / "timings.json", timings)

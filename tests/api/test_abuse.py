@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from app import serving
 from app.api import middleware
@@ -25,9 +24,9 @@ from app.api.middleware import LARGEST_JSON
 from app.core.database import Database
 from app.core.service import Service
 from app.core.tables import DEFAULT_TENANT
-from app.main import create_app
 from tests.api.world import (
     check_contract,
+    description,
     ended_scan,
     make_key,
     make_service,
@@ -53,7 +52,6 @@ class Place:
     """A server, and what lies there."""
 
     url: str
-    app: FastAPI
     service: Service
     folder: Path
     her_key: str
@@ -108,7 +106,6 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         with served(service) as url:
             yield Place(
                 url=url,
-                app=create_app(service.settings, service),
                 service=service,
                 folder=folder,
                 her_key=make_key(service, "alice")["Authorization"],
@@ -122,13 +119,13 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def check(place: Place, answer: httpx.Response) -> None:
     """No failure, nothing of the inside or of another tenant, and a status and code that the route is known for."""
     assert answer.status_code < 500, answer.text
-    check_contract(place.app, answer)
+    check_contract(answer)
     seen = answer.text + str(answer.headers)
     for secret in ("Traceback", 'File "', str(place.folder), "site-packages", "sqlite", HERS.decode(), place.her_key):
         assert secret not in seen
     if place.her_scan not in str(answer.request.url):
         assert place.her_scan not in seen
-    operation = operation_of(place.app.openapi(), answer.request.method, answer.request.url.path)
+    operation = operation_of(description(), answer.request.method, answer.request.url.path)
     if operation is not None:
         assert str(answer.status_code) in operation["responses"]
 
@@ -358,7 +355,7 @@ def test_abuse_is_answered_as_documented_and_tells_nothing(place: Place, name: s
 
 ROUTES = [
     (method.upper(), path.format(sha256=SHA, scan_id="0" * 32, name="x.png"))
-    for path, operations in create_app().openapi()["paths"].items()
+    for path, operations in description()["paths"].items()
     for method in operations
 ]
 PAGES = [("GET", "/"), ("GET", "/scans/x"), ("GET", "/scans/x/report"), ("GET", "/static/page.js"), ("GET", "/x")]
@@ -370,7 +367,7 @@ def test_no_route_answers_under_a_name_that_others_may_point_here(
     place: Place, method: str, path: str, host: str
 ) -> None:
     answer = place.ask(method, path, host=host)
-    check_contract(place.app, answer)
+    check_contract(answer)
     assert answer.status_code == 421 and (method == "HEAD" or code_of(answer) == "host_not_allowed")
 
 
@@ -462,7 +459,7 @@ def impatient(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(middleware, "JSON_SECONDS", 1.0)
     service = make_service(database, tmp_path, upload_idle_seconds=1.0)
     with served(service) as url:
-        yield Place(url, create_app(service.settings, service), service, tmp_path, "key", "scan", "", "", "")
+        yield Place(url, service, tmp_path, "key", "scan", "", "", "")
 
 
 @pytest.mark.parametrize("name", SLOW)

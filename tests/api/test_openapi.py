@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from app.api.documentation import EVERYWHERE
 from app.api.problems import CATALOGUE, MEDIA_TYPE
 from app.core.service import Service
-from app.main import create_app
+from tests.api.world import description
 
-DESCRIPTION: dict[str, Any] = create_app().openapi()
+DESCRIPTION = description()
 OPERATIONS = {
     f"{method.upper()} {path}": operation
     for path, operations in DESCRIPTION["paths"].items()

@@ -22,8 +22,7 @@ from schemathesis.specs.openapi.checks import (
 
 from app.core.database import Database
 from app.core.tables import DEFAULT_TENANT
-from app.main import create_app
-from tests.api.world import ended_scan, make_service, queued_scan, served, store_artifact
+from tests.api.world import description, ended_scan, make_service, queued_scan, served, store_artifact
 from tests.waiting import PATIENCE_SECONDS
 
 CHECKS = [
@@ -36,9 +35,9 @@ CHECKS = [
 EXAMPLES = 10  # for each route
 
 
-def description() -> dict[str, Any]:
+def with_names() -> dict[str, Any]:
     """What the API says of itself, with names for what is there beside whatever else a name may be."""
-    found = deepcopy(create_app().openapi())
+    found = deepcopy(description())
     there = {"scan_id": ["ENDED", "QUEUED"], "sha256": ["MODEL", "BUNDLE"], "name": ["label_1.png"]}
     for path, operations in found["paths"].items():
         for operation in operations.values():
@@ -63,7 +62,7 @@ def place(database: Database, tmp_path: Path) -> Iterator[tuple[str, dict[str, s
         yield url, names
 
 
-api = schemathesis.openapi.from_dict(description(), config=SchemathesisConfig())
+api = schemathesis.openapi.from_dict(with_names(), config=SchemathesisConfig())
 
 
 @api.parametrize()

@@ -6,12 +6,12 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
@@ -52,13 +52,12 @@ def make_service(database: Database, folder: Path, **settings: Any) -> Service:
 @contextmanager
 def client_of(service: Service, **headers: str) -> Iterator[TestClient]:
     """A client that fails its test when an answer is not what /openapi.json promises."""
-    app = create_app(service.settings, service)
-    with TestClient(app, base_url=BASE_URL, headers=headers) as client:
-        client.event_hooks = {"response": [lambda response: check_contract(app, response)]}
+    with TestClient(create_app(service.settings, service), base_url=BASE_URL, headers=headers) as client:
+        client.event_hooks = {"response": [check_contract]}
         yield client
 
 
-def check_contract(app: FastAPI, response: httpx.Response) -> None:
+def check_contract(response: httpx.Response) -> None:
     """A problem has the right form and is documented for its route; every answer has a request id."""
     assert response.headers["x-request-id"]
     assert response.headers["x-content-type-options"] == "nosniff"
@@ -73,10 +72,16 @@ def check_contract(app: FastAPI, response: httpx.Response) -> None:
     assert problem["retryable"] == ("retry-after" in response.headers)
     assert problem["detail"] and problem["advice"] and problem["request_id"] == response.headers["x-request-id"]
     assert "Traceback" not in response.text
-    operation = operation_of(app.openapi(), response.request.method, response.request.url.path)
+    operation = operation_of(description(), response.request.method, response.request.url.path)
     if operation is not None:
         documented = operation["responses"].get(str(kind.status), {"content": {MEDIA_TYPE: {"examples": {}}}})
         assert problem["code"] in documented["content"][MEDIA_TYPE]["examples"], (response.request, problem)
+
+
+@cache
+def description() -> dict[str, Any]:
+    """What each application says of itself, whatever it was made for; put together once, as that takes its time."""
+    return create_app().openapi()
 
 
 def operation_of(openapi: dict[str, Any], method: str, path: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Every script of the benchmarks in miniature: it runs from start to end and leaves what it promises.
 
-The figures mean nothing here. What needs servers (`benchmarks.service workers`, `benchmarks.faults`) is made of what
-tests/flow tests against them.
+The figures mean nothing here, and engines share the process of the tests where a script does not time them. What needs
+servers (`benchmarks.service workers`, `benchmarks.faults`) is made of what tests/flow tests against them.
 """
 
 import json
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from app.core.config import InversionConfig, SearchConfig
@@ -43,12 +42,16 @@ from benchmarks.victims.recipes import RECIPES
 from benchmarks.victims.roster import ROSTER, attacked, clean
 from tests.flow import cli
 from tests.servers import do_without
+from tests.shared_process import sharing_process
+from tests.toys import ToyNet, save_toy, save_toy_bundle
 from worker.detection import students
+from worker.engine import prepare
 from worker.sandbox import fence
 
 TINY = replace(RECIPES["digits"], epochs=8, width=0.25)
 VICTIMS = (attacked(TINY, "wanet", seed=901, target=3), *clean(TINY, 902))
 IMAGES = 60
+IN_TURN = ("--jobs", 1)  # engines that share a process would disturb each other
 SHORT = SearchConfig(steps=4, batch_size=8, success_level=0.95)
 SEARCH = InversionConfig(steps=4, batch_size=8, generator_width=4)
 
@@ -94,10 +97,18 @@ def miniature(victims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(gpu_tier, "FOLDER", tmp_path / "gpu_tier")
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(recording, "RESULTS", tmp_path / "results")
-    threads = torch.get_num_threads()
-    yield tmp_path / "results"
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)  # as it was: hypothesis draws denormal numbers, too
+    monkeypatch.setattr(students, "STEPS", 10)
+    monkeypatch.setattr(prepare, "USEFUL_AGREEMENT", 0.0)  # ten steps teach them little, and they are asked
+    for name, instead in (("REPEATS", 1), ("IMPORTS", 1), ("FEW", 1)):
+        monkeypatch.setattr(profiling, name, instead)
+    with sharing_process():
+        yield tmp_path / "results"
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> tuple[Path, Path]:
+    """The files of a scan that is short by itself."""
+    return save_toy(tmp_path / "toy.pt", ToyNet()), save_toy_bundle(tmp_path / "toy.npz")
 
 
 def run(script: Any, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -112,7 +123,7 @@ def result(folder: Path, case: str) -> dict[str, Any]:
 
 
 def test_detection(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(detection, monkeypatch, "digits")
+    run(detection, monkeypatch, "digits", *IN_TURN)
     found = result(miniature, "detection-digits-standard")
     assert [scan["attack"] for scan in found["scans"]] == ["wanet", "clean"] and found["not_trained"] == 0
     assert found["attacks"]["wanet"]["victims"] == 1 == found["clean"]
@@ -122,11 +133,11 @@ def test_detection(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_figures(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning_rates, "RATES", (1e-3, 1e-2))
-    run(detection, monkeypatch, "digits")  # what figure 2 shows, and figures 5 to 7
-    run(learning_rates, monkeypatch, "digits", "--images", IMAGES)
-    run(ablation, monkeypatch, "digits", "--seeds", 2)
+    run(detection, monkeypatch, "digits", *IN_TURN)  # what figure 2 shows, and figures 5 to 7
+    run(learning_rates, monkeypatch, "digits", "--images", IMAGES, *IN_TURN)
+    run(ablation, monkeypatch, "digits", "--seeds", 2, *IN_TURN)
     monkeypatch.setattr(false_alarms, "WORKS", 0.0)
-    run(false_alarms, monkeypatch)
+    run(false_alarms, monkeypatch, *IN_TURN)
     for name, instead in (("TITLES", {"digits": "digits"}), ("ONE", "digits"), ("FIGURES", miniature / "figures")):
         monkeypatch.setattr(figures, name, instead)
     monkeypatch.setattr(figures, "REPOSITORY", miniature)
@@ -137,7 +148,7 @@ def test_figures(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_repair_and_reactivation(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(repair, monkeypatch, "digits")
+    run(repair, monkeypatch, "digits", *IN_TURN)
     repairs = result(miniature, f"repair-digits-{IMAGES}")["repairs"]
     assert {row["method"] for row in repairs} == {*repair.METHODS}
     assert all(0 <= row["after"][figure] <= 1 for row in repairs for figure in ("true_asr", "accuracy"))
@@ -151,7 +162,7 @@ def test_repair_and_reactivation(miniature: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_false_alarms(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(false_alarms, "WORKS", 0.0)  # eight epochs teach no WaNet
-    run(false_alarms, monkeypatch)
+    run(false_alarms, monkeypatch, *IN_TURN)
     for preset in ("standard", "paper"):
         found = result(miniature, f"false_alarms-{preset}")
         assert (found["cells"], found["clean"], found["attacked"], found["not_trained"]) == (1, 1, 1, 0)
@@ -161,7 +172,7 @@ def test_false_alarms(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_classes(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(missing_classes, monkeypatch, "--passes", 1)
+    run(missing_classes, monkeypatch, "--passes", 1, *IN_TURN)
     found = result(miniature, "missing_classes-digits-standard")
     assert [(scan["target"], scan["without"]) for scan in found["scans"]] == [(3, 0), (None, 1)]
     assert all(found[what]["n"] == 1 for what in missing_classes.ASKED) and found["named_where_missing"]["n"] == 0
@@ -169,7 +180,7 @@ def test_missing_classes(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_table1(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table1, "MOST_BATCHES", {"digits": 31})
-    run(table1, monkeypatch, "digits", "--seeds", 1)
+    run(table1, monkeypatch, "digits", "--seeds", 1, *IN_TURN)
     found = result(miniature, "table1-digits")["methods"]
     assert [*found] == [*table1.METHODS]
     assert all((of["victims"], of["runs"], sum(of["cases"]), of["clean_runs"]) == (1, 1, 1, 1) for of in found.values())
@@ -178,7 +189,7 @@ def test_table1(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bundles(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundles, "PER_CLASS", (6,))
-    run(bundles, monkeypatch, "digits")
+    run(bundles, monkeypatch, "digits", *IN_TURN)
     found = {of["condition"]: of for of in result(miniature, "bundles-digits")["conditions"]}
     assert [*found] == ["6 images a class", "no labels", "wrong normalisation"]
     assert all((of["victims"], of["clean"]) == (1, 1) for of in found.values())
@@ -190,8 +201,6 @@ def test_a_run_is_one_of_the_papers_four_cases() -> None:
 
 
 def test_gpu_tier(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiling, "REPEATS", 1)
-    monkeypatch.setattr(students, "STEPS", 10)
     monkeypatch.setattr(gpu_tier, "THREADS", 1)
     run(gpu_tier, monkeypatch, "digits", "--device", "cpu", "--repeats", 1)
     found = result(miniature, "gpu_tier-digits")
@@ -202,7 +211,7 @@ def test_gpu_tier(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (gpu_tier.FOLDER / "digits-wanet-t3-s901-standard-60" / "scan-0-files" / "report.html").exists()
 
 
-def test_speed(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed(miniature: Path, toy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = speed.command
 
     def shortened(method: str, *options: Any) -> Sequence[str | Path]:
@@ -212,7 +221,7 @@ def test_speed(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return cli.command(arguments, SEARCH)
 
     monkeypatch.setattr(speed, "command", shortened)
-    run(speed, monkeypatch, service.MODEL, service.BUNDLE, "--repeats", 1, "--threads", 1)
+    run(speed, monkeypatch, *toy, "--repeats", 1, "--threads", 1)
     methods = result(miniature, "speed-mnist")["methods"]
     assert [*methods] == [*speed.METHODS]
     for method in methods.values():
@@ -228,10 +237,10 @@ def test_readings(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(of) == 10 for row in rows for of in row["readings"].values())
 
 
-def test_profiling(miniature: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(profiling, "REPEATS", 1)
-    monkeypatch.setattr(students, "STEPS", 10)
-    run(profiling, monkeypatch)
+def test_profiling(
+    miniature: Path, toy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(profiling, monkeypatch, *toy)
     said = capsys.readouterr().out
     assert "static, students" in said and "warp, suspect" in said
 
@@ -249,11 +258,13 @@ def test_service(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result(miniature, "service-upload")["megabytes"] == 20
 
 
-def test_walls(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walls(miniature: Path, toy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     if (lack := fence.lacking()) is not None:
         do_without(f"bubblewrap ({lack.found})", lack.advice)
     whole = walls.command
     monkeypatch.setattr(walls, "archive", lambda name: service.MODEL)
+    for name, path in zip(("MODEL", "BUNDLE"), toy, strict=True):
+        monkeypatch.setattr(walls, name, path)
     monkeypatch.setattr(walls, "command", lambda *of: cli.command(whole(*of)[1:], SEARCH))
     run(walls, monkeypatch, "start", "--repeats", 1)
     run(walls, monkeypatch, "scan", "--repeats", 1)

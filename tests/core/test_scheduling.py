@@ -8,7 +8,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from app.core import scheduling
-from app.core.config import InversionConfig, ScanConfig
+from app.core.config import ScanConfig
 from app.core.database import Database
 from app.core.findings import Decision
 from app.core.jobs import ScanJob
@@ -85,8 +85,7 @@ def test_a_scan_goes_through_its_plan_and_rings_for_each_next_job(database: Data
 
 
 def test_labels_in_doubt_make_a_second_round_of_jobs_each_of_them_once(database: Database) -> None:
-    one_by_one = InversionConfig(labels_per_block=1)
-    request = factories.request(config=ScanConfig(confirms=True, inversion=one_by_one), repair=True)
+    request = factories.request(config=ScanConfig(confirms=True, labels_per_block=1), repair=True)
     decisions, done = [factories.decision(doubted=(0, 2)), factories.decision(2)], []
     with database.writing() as session:
         scan = factories.begun(session)

@@ -1,16 +1,25 @@
-"""The command line as people run it, in a process of its own; with a shorter search where a test needs no more."""
+"""The command line as people run it, in a process of its own or in that of the tests; with a shorter search where a
+test needs no more."""
 
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import chdir
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+from click.testing import CliRunner
+
+from app.cli import main
 from app.core.config import InversionConfig
+from app.core.presets import PRESETS
+from tests.shared_process import sharing_process
 from tests.toys import LABELS_PER_BLOCK
 from tests.waiting import PATIENCE_SECONDS
+from worker import launch
 
 # Only figures are changed, those of the presets and how long a slow engine is waited for once its time is over;
 # everything that runs is what `triggerlens` runs.
@@ -47,6 +56,23 @@ def triggerlens(
 ) -> subprocess.CompletedProcess[str]:
     asked = command(arguments, search, labels_per_block=labels_per_block)
     return subprocess.run(asked, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+
+
+def triggerlens_here(
+    *arguments: object, cwd: Path, search: InversionConfig | None = None, labels_per_block: int = LABELS_PER_BLOCK
+) -> subprocess.CompletedProcess[str]:
+    """The same in this process, and its engines, too: what is said and left there does not need another one."""
+    said = list(map(str, arguments))
+    with chdir(cwd), sharing_process(), pytest.MonkeyPatch.context() as patch:
+        if search is not None:
+            short = replace(PRESETS["paper"], inversion=search, labels_per_block=labels_per_block)
+            patch.setattr(launch, "GRACE_SECONDS", 900)
+            for name in PRESETS:
+                patch.setitem(PRESETS, name, replace(short, preset=name))
+        done = CliRunner().invoke(main, said, prog_name="triggerlens")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(said, done.exit_code, done.stdout, done.stderr)
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:

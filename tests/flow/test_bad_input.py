@@ -13,8 +13,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +27,11 @@ from PIL import Image
 from torch import nn
 
 from app.cli import main
-from app.core.clock import Clock
 from app.core.errors import Refusal
 from app.core.findings import RepairStatus
-from app.core.jobs import JobDirectory
-from app.core.plan import Task
 from app.local_scan import run_scan
-from tests.flow.cli import files_of, triggerlens
-from tests.processes import own_world
+from tests.flow.cli import files_of, json_lines, triggerlens
+from tests.shared_process import sharing_process
 from tests.toys import (
     QUICK,
     SHORT,
@@ -51,58 +47,18 @@ from tests.toys import (
     save_toy,
     save_toy_bundle,
 )
-from worker import launch
-from worker.engine import __main__ as engine
-from worker.sandbox.cell import Cell
 from worker.sandbox.events import Event
-from worker.sandbox.fence import Sandbox, lacking
+from worker.sandbox.fence import lacking
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("small_world")]
 
 Make = Callable[[Path], Any]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_world() -> Iterator[None]:
-    with own_world():
-        yield
-
-
-class EngineInThisProcess:
-    """Does a task at once, and hands out its events afterwards."""
-
-    why_killed = None
-
-    def __init__(
-        self, cell: Cell, time_limit: float | None, sandbox: Sandbox, environment: Mapping[str, str], clock: Clock
-    ) -> None:
-        self.events: deque[Event] = deque()
-        self.bench = engine.open_workbench(JobDirectory(cell.root), self.emit)
-
-    def emit(self, event: str, **data: Any) -> None:
-        self.events.append(json.loads(json.dumps({"event": event, **data})))
-
-    def send(self, task: Task) -> None:
-        self.emit(**engine.answer(self.bench, task))
-
-    def receive(self, task: Task) -> Event:
-        return self.events.popleft()
-
-    def kill(self) -> None: ...
-
-    def wait(self) -> int:
-        return 0
-
-
 @pytest.fixture
-def shared_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Engines run in this process, and leave it as they found it."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    monkeypatch.setattr(launch, "_Engine", EngineInThisProcess)
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+def shared_process() -> Iterator[None]:
+    with sharing_process():
+        yield
 
 
 # Models
@@ -284,6 +240,8 @@ def test_a_repair_of_a_label_that_the_model_does_not_have_is_refused(tmp_path: P
     done = CliRunner().invoke(main, asked)
     assert done.exit_code == 4
     assert json.loads(done.stdout)["detail"] == "The model has the labels 0 to 5, not 6."
+    stages = [event["stage"] for event in json_lines(done.stderr) if event["event"] == "stage"]
+    assert stages[-1] == "prepare", "nothing was trained for it"
     assert not (tmp_path / "out").exists()
 
 

@@ -1,21 +1,17 @@
 """`triggerlens check`: what a scan would take for true, on the terminal and for programs, without a search."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.flow.cli import files_of, triggerlens
-from tests.processes import own_world
+from tests.flow.cli import files_of, triggerlens, triggerlens_here
 from tests.toys import Autocasts, ToyNet, TwoInputs, save_toy, save_toy_bundle
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small_world() -> Iterator[None]:
-    with own_world():
-        yield
+pytestmark = pytest.mark.usefixtures("small_world")
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +27,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def check(place: Path, model: str, bundle: str, *options: object) -> tuple[int, str, str]:
-    done = triggerlens("check", f"{model}.pt", f"{bundle}.npz", "--threads", 1, *options, cwd=place)
+def check(
+    place: Path, model: str, bundle: str, *options: object, ask: Callable[..., Any] = triggerlens_here
+) -> tuple[int, str, str]:
+    done = ask("check", f"{model}.pt", f"{bundle}.npz", "--threads", 1, *options, cwd=place)
     return done.returncode, done.stdout, " ".join(done.stderr.split())
 
 
 def test_a_model_and_a_bundle_that_go_together_are_ready_and_nothing_is_left_behind(place: Path) -> None:
     before = files_of(place)
-    code, out, words = check(place, "clean", "bundle", "--mean", 0, "--std", 1, "--expected-accuracy", 0.9)
+    declared = ("--mean", 0, "--std", 1, "--expected-accuracy", 0.9)
+    code, out, words = check(place, "clean", "bundle", *declared, ask=triggerlens)
     assert (code, out) == (0, "") and files_of(place) == before
     for fact in (
         "Ready",
@@ -92,7 +91,7 @@ def test_what_blocks_a_scan_from_the_start_is_in_doubt_and_what_cannot_be_read_i
 
 def test_a_scan_says_the_same_before_its_verdict(place: Path) -> None:
     arguments = ("scan", "clean.pt", "shifted.npz", "--out", "out", "--mean", 0, "--std", 1, "--threads", 1)
-    done = triggerlens(*arguments, cwd=place)
+    done = triggerlens_here(*arguments, cwd=place)
     words = " ".join(done.stderr.split())
     assert done.returncode == 3 and "By the model's own answers" in words
     assert words.index("of 36 images") < words.index("No verdict")

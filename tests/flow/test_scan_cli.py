@@ -1,11 +1,12 @@
-"""From a poisoned toy to a verdict, pictures and repaired weights, by the command line that people run."""
+"""From a poisoned toy to a verdict, pictures and repaired weights, by the command line that people run.
+
+What a process of its own adds is seen by a few whole scans; what else is said and left comes from this process."""
 
 import json
 import os
 import pty
 import subprocess
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from securesystemslib.signer import CryptoSigner
 
 from app.core.report.document import report_schema
 from app.core.verification import Outcome, verify
-from tests.flow.cli import command, files_of, json_lines, triggerlens
-from tests.processes import engines_of, needs_proc, own_world
+from tests.flow.cli import command, files_of, json_lines, triggerlens, triggerlens_here
+from tests.processes import engines_of, needs_proc
 from tests.toys import (
     QUICK,
     SHORT,
@@ -37,18 +38,12 @@ from tests.toys import (
 from tests.waiting import PATIENCE_SECONDS
 from worker.sandbox import fence
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("small_world")]
 
 LABELS, PLANTED = 5, 2
 REPAIRED = {"repaired.pt", "repaired.safetensors", "repaired.intoto.jsonl"}
 SEARCH = SHORT
 HOSTILE = "[bold red]cat[/] \x1b[2J\x1b]0;mine\x07<script>alert(1)</script>\u202e"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_world() -> Iterator[None]:
-    with own_world():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +63,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scan(model: str, out: str, *options: object, action: str = "scan", bundle: str = "bundle.npz") -> list[object]:
-    return [action, f"{model}.pt", bundle, "--out", out, "--mean", "0", "--std", "1", "--threads", 1, *options]
+    alone = ["--threads", 1, "--lanes", 1]
+    return [action, f"{model}.pt", bundle, "--out", out, "--mean", "0", "--std", "1", *alone, *options]
 
 
 @pytest.fixture(scope="module")
 def poisoned(place: Path) -> "subprocess.CompletedProcess[str]":
-    return triggerlens(*scan("poisoned", "found", "--repair", "--json"), cwd=place, search=SEARCH)
+    return triggerlens(*scan("poisoned", "found", "--repair", "--json", "--lanes", 2), cwd=place, search=SEARCH)
 
 
 def report_of(folder: Path) -> dict[str, Any]:
@@ -146,14 +142,14 @@ def test_a_clean_toy_gives_no_finding_and_needs_no_repair(place: Path) -> None:
 
 
 def test_a_scan_that_cannot_be_decided_names_its_reason(place: Path) -> None:
-    done = triggerlens(*scan("blind", "undecided"), cwd=place)
+    done = triggerlens_here(*scan("blind", "undecided"), cwd=place)
     assert done.returncode == 3, done.stderr
     assert report_of(place / "undecided")["reasons"] == ["data_dependent_control_flow"]
     assert "Because" in done.stderr
 
 
 def test_a_model_with_an_unknown_operator_is_inconclusive_and_the_page_names_it(place: Path) -> None:
-    done = triggerlens(*scan("strange", "stopped", "--json"), cwd=place)
+    done = triggerlens_here(*scan("strange", "stopped", "--json"), cwd=place)
     assert done.returncode == 3, done.stderr
     report = json.loads(done.stdout)
     jsonschema.validate(report, report_schema())
@@ -162,7 +158,7 @@ def test_a_model_with_an_unknown_operator_is_inconclusive_and_the_page_names_it(
 
 
 def test_out_of_time_gives_a_partial_report_and_a_directory_to_go_on_with(place: Path) -> None:
-    done = triggerlens(*scan("poisoned", "partial", "--time-limit", 0.01, "--json"), cwd=place, search=QUICK)
+    done = triggerlens_here(*scan("poisoned", "partial", "--time-limit", 0.01, "--json"), cwd=place, search=QUICK)
     assert done.returncode == 5, done.stderr
     report = json.loads(done.stdout)
     jsonschema.validate(report, report_schema())
@@ -186,14 +182,14 @@ def test_out_of_time_gives_a_partial_report_and_a_directory_to_go_on_with(place:
     ],
 )
 def test_wrong_usage_is_exit_code_2(place: Path, options: list[str], words: str) -> None:
-    done = triggerlens(*scan("clean", "never", *options), cwd=place)
+    done = triggerlens_here(*scan("clean", "never", *options), cwd=place)
     assert done.returncode == 2 and words in done.stderr
     assert not (place / "never").exists()
 
 
 def test_a_bad_file_of_classes_is_refused_before_anything_runs(place: Path) -> None:
     (place / "classes.txt").write_text("cat\ncat\n")
-    done = triggerlens(*scan("clean", "never", "--classes", "classes.txt", "--json"), cwd=place)
+    done = triggerlens_here(*scan("clean", "never", "--classes", "classes.txt", "--json"), cwd=place)
     assert done.returncode == 4, done.stderr
     assert json.loads(done.stdout)["code"] == "class_file"
     assert not (place / "never").exists()
@@ -201,7 +197,7 @@ def test_a_bad_file_of_classes_is_refused_before_anything_runs(place: Path) -> N
 
 def test_the_classes_of_the_request_reach_the_bundle(place: Path) -> None:
     (place / "order.json").write_text(json.dumps({str(label): label + LABELS for label in range(LABELS)}))
-    done = triggerlens(*scan("clean", "misordered", "--classes", "order.json", "--json"), cwd=place)
+    done = triggerlens_here(*scan("clean", "misordered", "--classes", "order.json", "--json"), cwd=place)
     assert done.returncode == 4, done.stderr
     assert json.loads(done.stdout)["code"] == "label_out_of_range"
 
@@ -232,7 +228,7 @@ def test_ctrl_c_leaves_no_engine_and_a_directory_that_the_same_command_finishes(
     before = files_of(place / "resumed")
     assert {".job/job.json", ".job/result/labels/000001.json"} <= before and "report.json" not in before
 
-    other = triggerlens(*scan("poisoned", "resumed", "--seed", 1, "--json"), cwd=place, search=SEARCH)
+    other = triggerlens_here(*scan("poisoned", "resumed", "--seed", 1, "--json"), cwd=place, search=SEARCH)
     assert other.returncode == 4 and json.loads(other.stdout)["code"] == "output_in_use"
     assert files_of(place / "resumed") == before, "another scan does not touch it"
 
@@ -253,7 +249,7 @@ def test_a_label_can_be_repaired_without_a_verdict_and_the_statement_is_signed(p
     (place / "signing.pem").write_bytes(signer.private_bytes)
     key = ["--signing-key", "signing.pem"]
     asked = scan("poisoned", "mended", "--label", PLANTED, "--json", *key, action="repair")
-    done = triggerlens(*asked, cwd=place, search=SEARCH)
+    done = triggerlens_here(*asked, cwd=place, search=SEARCH)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "repaired"
     assert files_of(place / "mended") == REPAIRED
@@ -262,9 +258,9 @@ def test_a_label_can_be_repaired_without_a_verdict_and_the_statement_is_signed(p
 
 def test_a_repair_that_runs_out_of_time_goes_on_where_it_stopped(place: Path) -> None:
     asked = scan("poisoned", "hurried", "--label", PLANTED, action="repair")
-    early = triggerlens(*asked, "--time-limit", 0.01, cwd=place, search=QUICK)
+    early = triggerlens_here(*asked, "--time-limit", 0.01, cwd=place, search=QUICK)
     assert early.returncode == 5 and "Out of time" in early.stderr, early.stderr
-    done = triggerlens(*asked, cwd=place, search=QUICK)
+    done = triggerlens_here(*asked, cwd=place, search=QUICK)
     assert done.returncode in (0, 3) and "Repair:" in done.stderr, done.stderr
     assert "What this does not show" in done.stderr and "Changed:" in done.stderr
     assert not (place / "hurried" / ".job").exists()
@@ -277,14 +273,14 @@ def test_a_repair_that_costs_more_than_the_budget_is_not_handed_out(place: Path)
     pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     np.savez(place / "dear.npz", images=pixels, labels=labels.numpy())
     asked = scan("poisoned", "dear", "--label", PLANTED, "--max-accuracy-drop", 0, action="repair", bundle="dear.npz")
-    done = triggerlens(*asked, cwd=place, search=SEARCH)
+    done = triggerlens_here(*asked, cwd=place, search=SEARCH)
     assert done.returncode == 3, done.stderr
     assert "costs 20.0% of accuracy, more than the budget of 0.0%" in " ".join(done.stderr.split())
     assert files_of(place / "dear") == set()
 
 
 def test_the_constants_of_a_frozen_model_are_repaired(place: Path) -> None:
-    done = triggerlens(*scan("frozen", "cold", "--label", PLANTED, action="repair"), cwd=place, search=SEARCH)
+    done = triggerlens_here(*scan("frozen", "cold", "--label", PLANTED, action="repair"), cwd=place, search=SEARCH)
     assert done.returncode == 0, done.stderr
     triggered, others = toy_images(3, LABELS) + VEIL, toy_labels(3, LABELS) != PLANTED
     before, after = (torch.jit.load(str(path)) for path in (place / "frozen.pt", place / "cold" / "repaired.pt"))
@@ -293,7 +289,7 @@ def test_the_constants_of_a_frozen_model_are_repaired(place: Path) -> None:
 
 
 def test_a_model_that_cannot_be_searched_is_told_so_by_repair_too(place: Path) -> None:
-    done = triggerlens(*scan("blind", "dark", "--label", PLANTED, action="repair"), cwd=place, search=QUICK)
+    done = triggerlens_here(*scan("blind", "dark", "--label", PLANTED, action="repair"), cwd=place, search=QUICK)
     assert done.returncode == 3, done.stderr
     assert "data_dependent_control_flow" in done.stderr and "Out of time" not in done.stderr
 
@@ -338,16 +334,16 @@ def test_what_is_not_a_scans_stays_where_its_results_go(place: Path) -> None:
     mine.parent.mkdir(parents=True)
     for name in ("mine.png", "label_000009.png"):  # the second is as an earlier scan leaves it
         mine.with_name(name).write_text("a picture")
-    assert triggerlens(*scan("clean", "research"), cwd=place).returncode == 0
+    assert triggerlens_here(*scan("clean", "research"), cwd=place, search=SEARCH).returncode == 0
     there = files_of(place / "research")
     assert mine.read_text() == "a picture" and "figures/label_000009.png" not in there and "report.json" in there
 
 
 def test_time_that_is_over_in_the_last_block_leaves_a_directory_to_go_on_with(place: Path) -> None:
     long = replace(SHORT, steps=100_000)
-    for seconds in (2, 10, 50, 250):  # until the machine comes to the search by then
+    for seconds in (1, 10, 50, 250):  # until the machine comes to the search by then
         asked = scan("poisoned", f"cut-{seconds}", "--time-limit", seconds, "--json")
-        early = triggerlens(*asked, cwd=place, search=long, labels_per_block=LABELS)
+        early = triggerlens_here(*asked, cwd=place, search=long, labels_per_block=LABELS)
         assert early.returncode == 5, early.stderr
         report = json.loads(early.stdout)
         assert report["reasons"] == ["search_truncated"]

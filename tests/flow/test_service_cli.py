@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from app.cli.following import scan_there
 from app.core.lifecycle import ScanStatus
-from tests.flow.cli import command, files_of, json_lines, triggerlens
+from tests.flow.cli import command, files_of, json_lines, triggerlens, triggerlens_here
 from tests.flow.serving import Served, needs_proc, serving
-from tests.processes import own_world
 from tests.toys import SHORT, ToyNet, save_toy, save_toy_bundle
 from tests.waiting import PATIENCE_SECONDS, eventually
 
@@ -26,13 +25,7 @@ LABELS, PLANTED = 5, 2
 GIVEN = {"mean": [0.0], "std": [1.0]}
 ENDLESS = {"inversion": {"steps": 100_000}}
 MOMENT = {"inversion": {"steps": 2}}
-pytestmark = [needs_proc, pytest.mark.real]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_world() -> Iterator[None]:
-    with own_world():
-        yield
+pytestmark = [needs_proc, pytest.mark.real, pytest.mark.usefixtures("small_world")]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +50,7 @@ def asked_for(served: Served, place: Path, **options: Any) -> str:
 
 
 def run(place: Path, served: Served, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    return triggerlens(*arguments, "--server", served.address, cwd=place)
+    return triggerlens_here(*arguments, "--server", served.address, cwd=place)
 
 
 # The whole way
@@ -66,7 +59,7 @@ def run(place: Path, served: Served, *arguments: object) -> "subprocess.Complete
 @pytest.fixture(scope="module")
 def there(place: Path, service: Served) -> "subprocess.CompletedProcess[str]":
     asked = ["poisoned.pt", "bundle.npz", "--mean", 0, "--std", 1, "--repair", "--json", "--out", "there"]
-    return run(place, service, "scan", *asked)
+    return triggerlens("scan", *asked, "--server", service.address, cwd=place)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +159,7 @@ def test_a_scan_that_failed_ends_with_its_problem(place: Path, service: Served) 
     bundle = service.client.upload(place / "bundle.npz", "bundle")
     hopeless = service.client.request_scan(no_model.sha256, bundle.sha256).id
     failed = run(place, service, "watch", hopeless, "--json")
-    local = triggerlens("scan", "text.pt", "bundle.npz", "--json", cwd=place)
+    local = triggerlens_here("scan", "text.pt", "bundle.npz", "--json", cwd=place)
     assert failed.returncode == 4 and json.loads(failed.stdout)["code"] == json.loads(local.stdout)["code"]
     report = run(place, service, "report", hopeless)
     assert report.returncode == 4 and "Traceback" not in report.stderr

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,15 @@ from app.core.config import InversionConfig
 from app.core.intake.declaration import DeclaredInput
 from app.core.presets import PRESETS
 from app.local_scan import job_for, run_scan
-from tests.flow.cli import triggerlens
-from tests.processes import own_world
+from tests.flow.cli import triggerlens_here
 from tests.servers import need_fence
 from tests.toys import QUICK, SHORT, SubtractsTheBatchMean, save_toy, save_toy_bundle
 from worker.sandbox.fence import Sandbox
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("small_world")]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SANDBOXES: tuple[Sandbox, ...] = ("none", "bwrap")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_world() -> Iterator[None]:
-    with own_world():
-        yield
 
 
 def scanned(model: Path, bundle: Path, out: Path, search: InversionConfig, sandbox: Sandbox) -> dict[str, Any]:
@@ -73,7 +65,7 @@ def test_the_clean_sample_gets_the_same_report_behind_the_fence_and_without(tmp_
 
 def test_the_command_names_the_probe_and_says_by_how_much(watching: Path) -> None:
     options = ("--mean", "0", "--std", "1", "--threads", 1, "--out", "out")
-    done = triggerlens("scan", "net.pt", "bundle.npz", *options, cwd=watching.parent, search=QUICK)
+    done = triggerlens_here("scan", "net.pt", "bundle.npz", *options, cwd=watching.parent, search=QUICK)
     assert done.returncode == 3, done.stderr
     words = " ".join(done.stderr.replace("\u2502", " ").split())
     assert "Such a model can answer otherwise in use than it does while it is scanned" in words

@@ -1,9 +1,11 @@
-"""Real engine processes on toys: what they leave in a job directory, and how a job goes on that was interrupted."""
+"""Engines on toys: what they leave in a job directory, and how a job goes on that was interrupted.
+
+They are real processes where it is about those; elsewhere they share that of the tests."""
 
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ from app.local_scan import run_tasks
 from benchmarks.victims.export import save_bundle
 from tests.clocks import PretendClock
 from tests.evasive_nets import ComparesCorner, Counts
-from tests.processes import all_end, engines_of, needs_proc, own_world, run_job
+from tests.processes import all_end, engines_of, needs_proc, run_job
+from tests.shared_process import run_job_here
 from tests.toys import (
     QUICK,
     SHORT,
@@ -43,11 +46,7 @@ from tests.toys import (
 from worker.launch import GRACE_SECONDS, EngineCrashError, ScanSession
 from worker.sandbox.events import Event
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small_world() -> Iterator[None]:
-    with own_world():
-        yield
+pytestmark = pytest.mark.usefixtures("small_world")
 
 
 def contents(directory: JobDirectory) -> dict[str, Any]:
@@ -133,7 +132,7 @@ def test_an_engine_killed_after_a_block_goes_on_there_and_ends_the_same(
 
     session = ScanSession(directory, kill_after_the_first_block)
     with pytest.raises(EngineCrashError) as crash, session:
-        run_tasks(session, directory.read_job())
+        run_tasks([session], directory.read_job())
     assert crash.value.code == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in directory.result.rglob("00000[01]*")}
     assert len(kept) == 6, "finding, trigger and examples of labels 0 and 1"
@@ -163,7 +162,7 @@ def test_a_time_limit_ends_the_search_early_and_the_next_run_makes_it_whole(tmp_
 def test_a_refusal_is_told_as_a_problem_and_is_no_crash(tmp_path: Path) -> None:
     directory = place_job(tmp_path / "job", TwoInputs(ToyNet()))
     with pytest.raises(Refusal) as refused:
-        run_job(directory)
+        run_job_here(directory)
     assert refused.value.problem.code == "several_inputs" and refused.value.problem.advice
     assert directory.read_preparation() is None
 
@@ -179,7 +178,7 @@ def test_a_bundle_of_hardly_anything_but_one_label_is_searched_all_the_same(othe
         config=ScanConfig(inversion=QUICK, separate_roles=True, students=1),
     )
     save_bundle(images, labels, directory.root / "bundle.npz")
-    run_job(directory)
+    run_job_here(directory)
     decision = directory.read_decision()
     assert decision is not None and len(decision.labels) == 6
     assert all(found.norm is not None for finding in decision.labels for found in finding.families)
@@ -189,7 +188,7 @@ def test_what_blocks_a_verdict_from_the_start_saves_the_search(tmp_path: Path) -
     blind = ToyNet()
     blind.match.weight.data.zero_()
     directory = place_job(tmp_path / "job", blind)
-    assert "step" not in {event["event"] for event in run_job(directory)}
+    assert "step" not in {event["event"] for event in run_job_here(directory)}
     decision = directory.read_decision()
     assert decision is not None and Reason.NO_INPUT_GRADIENT in decision.reasons
     assert not directory.start.exists()
@@ -208,7 +207,7 @@ def test_code_that_no_gradient_sees_through_never_ends_as_no_backdoor_found(
     net: nn.Module, reason: Reason, tmp_path: Path
 ) -> None:
     directory = place_job(tmp_path / "job", net)
-    assert {event["stage"] for event in run_job(directory)} == {"inspect", "decide", "report"}
+    assert {event["stage"] for event in run_job_here(directory)} == {"inspect", "decide", "report"}
     document = directory.read_report()
     assert document is not None and (document["verdict"], document["reasons"]) == ("inconclusive", [reason])
     assert [found["reason"] for found in document["structure"]["findings"]] == [reason]
@@ -217,14 +216,14 @@ def test_code_that_no_gradient_sees_through_never_ends_as_no_backdoor_found(
 
 def test_a_net_in_half_precision_is_scanned_in_single_and_says_so(tmp_path: Path) -> None:
     directory = place_job(tmp_path / "job", ToyNet().half())
-    run_job(directory)
+    run_job_here(directory)
     decision = directory.read_decision()
     assert decision is not None and Caveat.HALF_PRECISION_RAISED in decision.caveats
 
 
 def test_an_operator_that_is_not_allowed_is_named_and_nothing_is_loaded(tmp_path: Path) -> None:
     directory = place_job(tmp_path / "job", Autocasts(ToyNet()))
-    assert {event["stage"] for event in run_job(directory)} == {"inspect", "decide", "report"}
+    assert {event["stage"] for event in run_job_here(directory)} == {"inspect", "decide", "report"}
     decision, structure = directory.read_decision(), directory.read_structure()
     assert decision is not None and decision.reasons == (Reason.UNSUPPORTED_OPERATOR,)
     assert structure is not None and "autocast" in structure["problem"]["detail"]
@@ -275,7 +274,7 @@ def test_students_that_learned_too_little_are_not_asked_and_the_report_says_so(t
     few = SearchConfig(steps=4, success_level=0.95)
     config = replace(PRESETS["standard"], inversion=QUICK, families={"static": few})
     directory = place_job(tmp_path / "job", bundle={"per_label": 1}, config=config)
-    run_job(directory)
+    run_job_here(directory)
     document = directory.read_report()
     assert document is not None and Caveat.WEAK_STUDENTS in document["caveats"]
     assert document["coverage"]["students_agreement"] == 0.0 and not directory.students.exists()
@@ -307,7 +306,7 @@ def test_a_class_that_the_bundle_lacks_is_read_alone_and_what_a_repair_does_to_i
     bundle = {"labels": 8, "per_label": 12}
     directory = place_job(tmp_path / "job", ToyNet(8, planted=2), bundle, config=config, repair=True)
     without(MISSING, directory.bundle)
-    run_job(directory)
+    run_job_here(directory)
     decision, document = directory.read_decision(round=1), directory.read_report()
     assert decision is not None and document is not None
     dynamic, static = decision.labels[MISSING].families
@@ -335,7 +334,7 @@ class Overflows(AsProbabilities):
 
 def test_a_search_that_comes_to_no_number_leaves_none_where_it_is_made(tmp_path: Path) -> None:
     directory = place_job(tmp_path / "job", Overflows(ToyNet()), inversion=replace(QUICK, steps=12, learning_rate=0.1))
-    run_job(directory)
+    run_job_here(directory)
     decision, report = directory.read_decision(), directory.report.read_text()
     assert decision is not None and decision.verdict is not Verdict.NO_BACKDOOR_FOUND
     assert any(found.loss is None for finding in decision.labels for found in finding.families)
@@ -354,7 +353,7 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
         labels_per_block=3,
     )
     directory = place_job(tmp_path / "job", ToyNet(8, planted=2), {"labels": 8}, config=config, repair=True)
-    events = run_job(directory)
+    events = run_job_here(directory)
     families = ["dynamic", "static", "warp"]
     decision, document = directory.read_decision(round=1), directory.read_report()
     assert decision is not None and document is not None
@@ -409,7 +408,7 @@ def run_with_luck(directory: JobDirectory, also: Callable[[Event], None], **limi
         also(event)
 
     with ScanSession(directory, listen, **limits) as session:
-        run_tasks(session, directory.read_job())
+        run_tasks([session], directory.read_job())
     return events
 
 
@@ -473,7 +472,7 @@ class BesideADecoy(nn.Module):
 
 def test_two_outputs_that_may_be_used_are_named_and_nothing_is_searched(tmp_path: Path) -> None:
     directory = place_job(tmp_path / "job", BesideADecoy())
-    run_job(directory)
+    run_job_here(directory)
     preparation, report = directory.read_preparation(), directory.read_report()
     assert preparation is not None and report is not None
     assert preparation.reasons == (Reason.AMBIGUOUS_OUTPUT,) and report["verdict"] == Verdict.INCONCLUSIVE
@@ -490,7 +489,7 @@ def test_two_outputs_that_may_be_used_are_named_and_nothing_is_searched(tmp_path
 def test_the_output_that_was_said_is_searched_and_repaired_and_the_others_stay(tmp_path: Path) -> None:
     net = BesideADecoy()
     directory = place_job(tmp_path / "job", net, output="logits", repair_label=2, inversion=SHORT)
-    run_job(directory)
+    run_job_here(directory)
     preparation, repair = directory.read_preparation(), directory.read_repair()
     assert preparation is not None and preparation.chosen_output == "logits" and not preparation.reasons
     assert repair is not None and repair.attack_success_rate_before is not None

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,23 +15,18 @@ from app.core.jobs import JobDirectory
 from app.core.plan import FIRST, JobKind, Task
 from app.local_scan import OUT_OF_TIME, run_scan, run_tasks
 from tests.clocks import PretendClock
-from tests.processes import all_end, engines_of, needs_proc, own_world, run_job
+from tests.processes import all_end, engines_of, needs_proc, run_job
+from tests.shared_process import sharing_process
 from tests.toys import QUICK, Talking, ToyNet, place_job, quick_job, save_toy, save_toy_bundle
 from worker import launch
 from worker.launch import LOG, EngineCrashError, EngineOverdueError, ScanSession
 from worker.sandbox.events import Event
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("small_world")]
 
 ROOT = Path(__file__).parents[2]
 ENDLESS = replace(QUICK, steps=1_000_000)
 PREPARE, SEARCH = Task(JobKind.PREPARE), Task(JobKind.INVERT, (0, 1))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_world() -> Iterator[None]:
-    with own_world():
-        yield
 
 
 @pytest.fixture
@@ -57,7 +51,7 @@ def test_tasks_of_one_session_share_an_engine_that_starts_with_the_first_which_n
 def test_a_finished_task_is_told_again_and_not_repeated(tmp_path: Path) -> None:
     directory = place_job(tmp_path / "job")
     events: list[Event] = []
-    with ScanSession(directory, events.append) as session:
+    with sharing_process(), ScanSession(directory, events.append) as session:
         for task in (PREPARE, SEARCH):
             session.run(task)
         told = [event for event in events if event["event"] in ("prepared", "label")]
@@ -167,7 +161,7 @@ def test_a_listener_that_fails_leaves_no_engine_behind(endless: JobDirectory) ->
 
     session = ScanSession(endless, give_up)
     with pytest.raises(KeyboardInterrupt), session:
-        run_tasks(session, endless.read_job())
+        run_tasks([session], endless.read_job())
     assert engines_of(endless.root) == []
 
 

@@ -136,10 +136,11 @@ def test_without_a_trigger_there_is_nothing_to_unlearn(bench: Workbench, monkeyp
 def test_a_further_round_searches_on_what_judged_the_first_and_is_judged_by_what_that_was_searched_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_label: int
 ) -> None:
-    seen: list[tuple[list[float], list[float]]] = []
+    seen: list[tuple[list[bytes], list[bytes]]] = []
 
     def look(network: Any, clean: CleanImages, held_out: CleanImages, *rest: Any) -> list[Any]:
-        seen.append((all_of(clean.images).sum((1, 2, 3)).tolist(), all_of(held_out.images).sum((1, 2, 3)).tolist()))
+        on, by = ([image.numpy().tobytes() for image in all_of(of.images)] for of in (clean, held_out))
+        seen.append((on, by))
         return []
 
     directory = place_job(

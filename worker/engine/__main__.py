@@ -41,7 +41,6 @@ def open_workbench(directory: JobDirectory, emit: Emit, time_limit: float = floa
     """The workbench of a job, with torch set up as the job asks."""
     deadline = time.monotonic() + time_limit
     job = directory.read_job()
-    torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)  # dark images drown a CPU in denormal numbers
     torch.use_deterministic_algorithms(True, warn_only=True)
     return Workbench(directory, job, emit, deadline)
@@ -50,6 +49,7 @@ def open_workbench(directory: JobDirectory, emit: Emit, time_limit: float = floa
 def answer(bench: Workbench, task: Task) -> dict[str, Any]:
     """Do a task; the event that ends it."""
     try:
+        torch.set_num_threads(_threads(bench, task))
         with refusing_full_disk(bench.directory.root):
             WORK[task.kind](bench, task)
     except Refusal as refusal:
@@ -57,6 +57,12 @@ def answer(bench: Workbench, task: Task) -> dict[str, Any]:
     except ModelFailedError as failure:
         return {"event": "refused", "problem": _model_failed(failure).to_json()}
     return {"event": "done"}
+
+
+def _threads(bench: Workbench, task: Task) -> int:
+    """Those of the job, for what runs alone. Blocks of labels run side by side, on a thread each."""
+    beside_others = task.kind in (JobKind.INVERT, JobKind.CONFIRM) and bench.device.type == "cpu"
+    return 1 if beside_others else bench.job.threads
 
 
 def _model_failed(failure: ModelFailedError) -> Problem:

@@ -23,15 +23,15 @@ def confirm(bench: Workbench, labels: Sequence[int], round: int) -> None:
     def tell(step: int) -> None:
         bench.emit("step", labels=list(labels), done=next(done), of=steps)
 
-    with bench.timed("confirm"):
-        for label, family in left:
-            if bench.out_of_time():
-                return
-            seed = bench.job.config.seed + round * FRESH_SEED
-            [found] = bench.search(bench.classifier, family, [label], seed, tell, round)
-            if not found.truncated:
-                again = Confirmation(finite(found.norm), found.attack_success_rate, found.out_of_reach)
-                bench.directory.write_confirmation(label, family, again)
+    bench.begin("confirm")
+    for label, family in left:
+        if bench.out_of_time():
+            return
+        seed = bench.job.config.seed + round * FRESH_SEED
+        [found] = bench.search(bench.classifier, family, [label], seed, tell, round)
+        if not found.truncated:
+            again = Confirmation(finite(found.norm), found.attack_success_rate, found.out_of_reach)
+            bench.directory.write_confirmation(label, family, again)
 
 
 def _left_to_search(bench: Workbench, labels: Sequence[int], round: int) -> list[tuple[int, str]]:

@@ -10,6 +10,7 @@ from app.core.jobs import write_whole
 from worker.detection.clean import sample
 from worker.detection.families.dynamic import pretrain_generator
 from worker.detection.students import train_students
+from worker.engine.search import check_labels
 from worker.engine.understanding import understand
 from worker.engine.workbench import Workbench
 
@@ -23,17 +24,19 @@ def prepare(bench: Workbench) -> None:
     if known is not None and (known.reasons or directory.start.exists()):
         _announce(bench, known)
         return
-    with bench.timed("prepare"):
-        preparation = understand(bench)
-        directory.write_preparation(preparation)
+    bench.begin("prepare")
+    preparation = understand(bench)
+    directory.write_preparation(preparation)
     _announce(bench, preparation)
     if not preparation.reasons and not bench.job.check:
+        if bench.job.repair_label is not None:
+            check_labels(bench, [bench.job.repair_label])  # before anything is trained
         if config.students:
-            with bench.timed("students"):
-                directory.write_preparation(_with_students(bench, preparation))
-        with bench.timed("pretrain"):
-            start = pretrain_generator(bench.clean, bench.perceptual, config.inversion, config.seed)
-            write_whole(directory.start, lambda path: path.write_bytes(save(start.state_dict())))
+            bench.begin("students")
+            directory.write_preparation(_with_students(bench, preparation))
+        bench.begin("pretrain")
+        start = pretrain_generator(bench.clean, bench.perceptual, config.inversion, config.seed)
+        write_whole(directory.start, lambda path: path.write_bytes(save(start.state_dict())))
 
 
 def _with_students(bench: Workbench, preparation: Preparation) -> Preparation:

@@ -67,8 +67,8 @@ def repair(bench: Workbench, labels: Sequence[int], round: int = 0) -> None:
     Out of time it does nothing.
     """
     if not _is_done(bench) and not bench.out_of_time():
-        with bench.timed("repair"):
-            bench.directory.write_repair(_repair(bench, labels, bench.directory.read_decision(round)))
+        bench.begin("repair")
+        bench.directory.write_repair(_repair(bench, labels, bench.directory.read_decision(round)))
 
 
 def _is_done(bench: Workbench) -> bool:
@@ -100,8 +100,8 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
         files = _package(bench, attempt.module, state)
     except UnwritableError as error:
         return RepairReport(RepairStatus.REFUSED, str(error), tuple(labels))
-    with bench.timed("verify"):
-        after = _judge(bench, bench.classifier_of(bench.load_suspect(bench.directory.repaired).module), triggers)
+    bench.begin("verify")
+    after = _judge(bench, bench.classifier_of(bench.load_suspect(bench.directory.repaired).module), triggers)
     report = RepairReport(
         RepairStatus.REFUSED,
         "",

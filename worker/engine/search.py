@@ -29,17 +29,18 @@ def invert(bench: Workbench, labels: Sequence[int]) -> None:
 
     Out of time it searches no further, and leaves nothing of a label whose search was not begun.
     """
-    _check_labels(bench, labels)
+    check_labels(bench, labels)
     known = [finding for label in labels if (finding := bench.directory.read_finding(label)) is not None]
     if len(known) == len(labels) and not any(finding.truncated for finding in known):
         for finding in known:
             _announce(bench, finding)
         return
-    with bench.timed("invert"):
-        _search(bench, labels, halved=False)
+    bench.begin("invert")
+    _search(bench, labels, halved=False)
 
 
-def _check_labels(bench: Workbench, labels: Sequence[int]) -> None:
+def check_labels(bench: Workbench, labels: Sequence[int]) -> None:
+    """Raises Refusal for a label that the model does not have."""
     last = bench.preparation.num_labels - 1
     for label in labels:
         if not 0 <= label <= last:

@@ -4,8 +4,7 @@ Loaded once per engine and kept between tasks; a resumed engine loads the same f
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,12 +50,9 @@ class Workbench:
     def out_of_time(self) -> bool:
         return time.monotonic() >= self.deadline
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Announce a stage and add its duration to the timings."""
+    def begin(self, stage: str) -> None:
+        """Announce a stage, which goes on until the next one or the end of the task: whoever listens times it."""
         self.emit("stage", stage=stage)
-        with self.directory.timed(stage):
-            yield
 
     @cached_property
     def device(self) -> torch.device:

@@ -35,11 +35,11 @@ Stamp = tuple[int, int, int]  # by which a changed file is known
 
 
 class Cell:
-    """The folder of the engines of one job, one after the other."""
+    """The folder of the engines of one job, one after the other; `lane` tells those side by side apart."""
 
-    def __init__(self, directory: JobDirectory) -> None:
+    def __init__(self, directory: JobDirectory, lane: int = 0) -> None:
         self.directory = directory
-        self.root = directory.root / "cell"
+        self.root = directory.root / (f"cell-{lane}" if lane else "cell")
         self.result = self.root / "result"
         self._same: dict[str, tuple[Stamp, Stamp]] = {}  # files that are alike there and here
 

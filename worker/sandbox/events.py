@@ -12,7 +12,7 @@ Event = dict[str, Any]
 
 class Stage(TypedDict):
     event: Literal["stage"]
-    stage: str
+    stage: Literal["prepare", "students", "pretrain", "invert", "confirm", "repair", "verify"]
 
 
 class Prepared(TypedDict):

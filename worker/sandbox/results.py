@@ -23,7 +23,6 @@ STRIP_BYTES = 2**23
 RECORDS: dict[str, Any] = {
     r"preparation\.json": TypeAdapter(Preparation),
     r"repair\.json": TypeAdapter(RepairReport),
-    r"timings\.json": TypeAdapter(dict[str, float]),
     r"labels/\d{6}\.json": TypeAdapter(LabelFinding),
     r"confirmations/\d{6}-[a-z]+\.json": TypeAdapter(Confirmation),
 }

@@ -69,6 +69,12 @@ def explain_kind(paths: Collection[str]) -> Refusal | None:
             "The file is TorchScript for mobile devices (.ptl): it holds the network a second time, as bytecode.",
             f"Go back to the PyTorch model it was made from: {_SAVE}.",
         )
+    if "code/__torch__/torch/classes/xnnpack.py" in paths:
+        return Refusal(
+            "model_is_mobile",
+            "The model was optimised for mobile devices: its weights are packed for a library that computes there.",
+            f"Go back to the PyTorch model it was made from: {_SAVE}, without `optimize_for_mobile`.",
+        )
     if any(_QUANTISED.match(path) for path in paths):
         return Refusal(
             "model_is_quantised",

@@ -33,6 +33,7 @@ UNREAD = {  # by their endings: what people keep labels in, too
     **dict.fromkeys(("npy", "npz"), "a NumPy file"),
     **dict.fromkeys(("h5", "hdf5"), "an HDF5 file"),
     "xml": "an XML file",
+    **dict.fromkeys(("yaml", "yml"), "a YAML file"),
 }
 SPLITS = {  # in the order in which one is taken: a suspect has seen the last
     **dict.fromkeys(("test", "testing", "test_set", "testset"), 0),

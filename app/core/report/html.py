@@ -145,9 +145,9 @@ def _norms(config: Mapping[str, Any]) -> dict[str, Norm]:
     return {name: family.norm_of(searches.get(name, {})) for name, family in FAMILIES.items()}
 
 
-def _norm(value: float | None, family: str) -> str:
+def _norm(value: float | None, family: str | None) -> str:
     """A norm of a family in its unit; of a label that no family was searched for there is none."""
-    if value is None:
+    if value is None or family is None:
         return DASH
     digits = FAMILIES[family].norm.digits
     return percent(value) if digits is None else _figure(value, digits)

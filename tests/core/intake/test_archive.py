@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.mobile_optimizer import optimize_for_mobile
 
 from app.core.errors import Refusal
 from app.core.intake.archive import check_torchscript_archive
@@ -200,6 +201,11 @@ def _mobile(folder: Path) -> Path:
     return folder / "model.ptl"
 
 
+def _optimised_for_mobile(folder: Path) -> Path:
+    optimize_for_mobile(torch.jit.script(toy())).save(str(folder / "model.pt"))
+    return folder / "model.pt"
+
+
 def _data_parallel(folder: Path) -> Path:
     traced = torch.jit.trace(nn.DataParallel(toy()), torch.rand(2, 3, 8, 8), check_trace=False)
     traced.save(str(folder / "model.pt"))
@@ -212,6 +218,7 @@ def _data_parallel(folder: Path) -> Path:
         (_quantised, "model_is_quantised", "whole numbers.*floating point"),
         (_quantised_statically, "model_is_quantised", "whole numbers.*floating point"),
         (_mobile, "model_is_mobile", "mobile.*made from"),
+        (_optimised_for_mobile, "model_is_mobile", "mobile.*made from.*without `optimize_for_mobile`"),
         (_data_parallel, "model_is_data_parallel", r"DataParallel.*model\.module"),
     ],
 )

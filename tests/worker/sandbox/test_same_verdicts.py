@@ -1,5 +1,7 @@
-"""The benign corpus, scanned behind the fence and without it: the same numbers, to the bit, and the same verdicts."""
+"""The benign corpus, behind the fence and in this process: the same verdicts and, to the bit, the same numbers."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ from models.suspect import load_suspect
 from tests.corpus.benign import BATCH_STATISTICS, BOTH, BenignCase, small
 from tests.processes import own_world
 from tests.servers import need_fence
-from tests.toys import quick_job
+from tests.shared_process import sharing_process
+from tests.toys import QUICK, quick_job
 from worker.launch import ScanSession
 from worker.sandbox.fence import Sandbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
-IMAGES = 24
+IMAGES = 12
+HARDLY = replace(QUICK, steps=2)
 CASES = [case for case in small() if case.form in BOTH]
 
 
@@ -32,9 +36,10 @@ def report_of(case: BenignCase, root: Path, sandbox: Sandbox) -> dict[str, Any]:
     root.mkdir()
     save_bundle(images, None, root / "bundle.npz")  # nobody trained these nets, so what they say is right
     directory.model.write_bytes(case.path().read_bytes())
-    directory.write_job(quick_job(directory.model, root / "bundle.npz", output=scores_of(case)))
-    with ScanSession(directory, lambda event: None, sandbox=sandbox) as session:
-        run_tasks(session, directory.read_job())
+    directory.write_job(quick_job(directory.model, root / "bundle.npz", HARDLY, 5, output=scores_of(case)))
+    where = sharing_process() if sandbox == "none" else nullcontext()
+    with where, ScanSession(directory, lambda event: None, sandbox=sandbox) as session:
+        run_tasks([session], directory.read_job())
     report = directory.read_report()
     assert report is not None
     coverage = report["coverage"]

@@ -1,0 +1,53 @@
+"""Lanes: tasks of a scan that do not wait for each other, run side by side by an engine each.
+
+On a processor a block of labels is searched on one thread. Two blocks on two cores take half the time, while one on two
+threads takes nearly as long as on one: a step of a small network is too short to be shared. What a task computes does
+not depend on what runs beside it, so numbers depend on the blocks alone.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from queue import SimpleQueue
+
+from app.core.plan import Task
+from worker.launch import EngineOverdueError, ScanSession
+from worker.sandbox.usage import memory_left
+
+LANE_BYTES = 2 * 2**30  # of memory that an engine may take, and so many times its model
+LANE_MODELS = 8
+
+
+def lanes_at_most(model_bytes: int) -> int:
+    """As many engines side by side as this process has cores, and there is memory for; one at least."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, int(memory_left() / (LANE_BYTES + LANE_MODELS * model_bytes))))
+
+
+def run_side_by_side(sessions: Sequence[ScanSession], tasks: Sequence[Task]) -> None:
+    """Each task in a session that is free; what the time limit leaves undone is passed over.
+
+    Raises what one of them raises, after all of the sessions were ended.
+    """
+    free: SimpleQueue[ScanSession] = SimpleQueue()
+    for session in sessions:
+        free.put(session)
+
+    def run(task: Task) -> None:
+        session = free.get()
+        try:
+            with suppress(EngineOverdueError):
+                session.run(task)
+        finally:
+            free.put(session)
+
+    with ThreadPoolExecutor(len(sessions)) as pool:
+        try:
+            for done in as_completed([pool.submit(run, task) for task in tasks]):
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for session in sessions:
+                session.kill()
+            raise
