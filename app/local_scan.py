@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,14 +140,15 @@ def run_tasks(sessions: Sequence[ScanSession], job: ScanJob) -> None:
     What the time limit leaves undone is passed over.
     """
     directory, tasks = sessions[0].directory, [FIRST]
-    while tasks:
-        preparation = directory.read_preparation()
-        on_processor = preparation is not None and preparation.device == "cpu"
-        run_side_by_side(sessions[: len(tasks) if on_processor else 1], tasks)
-        done, preparation = tasks[-1], directory.read_preparation()
-        if preparation is None and done.kind is JobKind.PREPARE:
-            return  # out of time before anything is known
-        tasks = next_tasks(done, job, preparation, directory.read_decision(done.round))
+    with ThreadPoolExecutor(len(sessions)) as pool:
+        while tasks:
+            preparation = directory.read_preparation()
+            on_processor = preparation is not None and preparation.device == "cpu"
+            run_side_by_side(pool, sessions[: len(tasks) if on_processor else 1], tasks)
+            done, preparation = tasks[-1], directory.read_preparation()
+            if preparation is None and done.kind is JobKind.PREPARE:
+                return  # out of time before anything is known
+            tasks = next_tasks(done, job, preparation, directory.read_decision(done.round))
 
 
 def _one_at_a_time(on_event: Callable[[Event], None]) -> Callable[[Event], None]:

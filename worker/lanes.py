@@ -25,10 +25,11 @@ def lanes_at_most(model_bytes: int) -> int:
     return max(1, min(cores, int(memory_left() / (LANE_BYTES + LANE_MODELS * model_bytes))))
 
 
-def run_side_by_side(sessions: Sequence[ScanSession], tasks: Sequence[Task]) -> None:
+def run_side_by_side(pool: ThreadPoolExecutor, sessions: Sequence[ScanSession], tasks: Sequence[Task]) -> None:
     """Each task in a session that is free; what the time limit leaves undone is passed over.
 
-    Raises what one of them raises, after all of the sessions were ended.
+    The pool has to outlive the engines: a fence dies with the thread that it was started by. Raises what one of the
+    tasks raises, after all of the sessions were ended.
     """
     free: SimpleQueue[ScanSession] = SimpleQueue()
     for session in sessions:
@@ -42,12 +43,11 @@ def run_side_by_side(sessions: Sequence[ScanSession], tasks: Sequence[Task]) -> 
         finally:
             free.put(session)
 
-    with ThreadPoolExecutor(len(sessions)) as pool:
-        try:
-            for done in as_completed([pool.submit(run, task) for task in tasks]):
-                done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for session in sessions:
-                session.kill()
-            raise
+    try:
+        for done in as_completed([pool.submit(run, task) for task in tasks]):
+            done.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for session in sessions:
+            session.kill()
+        raise
