@@ -79,7 +79,7 @@ def test_an_archive_with_the_changed_records_is_the_changed_module(
 ) -> None:
     original, repaired, images = case.path(), tmp_path / "repaired.pt", case.example()
     module = rebuilt(original)
-    before = scores(module, images)
+    before = scores(rebuilt(original), images)
     if images.dtype is not torch.float32:
         module.float()
     assert changes(module, original) == {}

@@ -86,7 +86,7 @@ def test_a_scan_goes_through_its_jobs_each_once_and_leaves_what_they_say(
     assert {*(jobs["invert 2"].outputs or {})} == {
         f"{folder}/{label:06d}{kind}"
         for label in (2, 3)
-        for folder, kind in (("labels", ".json"), ("triggers", "-dynamic.safetensors"), ("examples", "-dynamic.npz"))
+        for folder, kind in (("labels", ".json"), ("triggers", "-dynamic.safetensors"), ("strips", "-dynamic.png"))
     }
     assert scan.output_bytes == stored
     assert not any(runner.scratch.path.iterdir()), "the desk is cleared"
@@ -265,7 +265,7 @@ def test_whoever_takes_a_job_while_others_wait_passes_the_ring_on(
     assert rings == ["cpu"] * 2, "after the last one nothing waits"
 
 
-CONFIRMS = ScanConfig(confirms=True, inversion=QUICK)
+CONFIRMS = ScanConfig(confirms=True, inversion=QUICK, labels_per_block=LABELS_PER_BLOCK)
 FIVE_DOUBTED = (0, 1, 2, 4, 5)  # searched again in three blocks, and decided on once more
 
 

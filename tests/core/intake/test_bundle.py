@@ -465,7 +465,7 @@ def test_every_limit_is_kept(tmp_path: Path, limits: BundleLimits, code: str) ->
     assert caught.value.problem.code == code
 
 
-def _flood(name: str, head: bytes) -> Callable[[Path], Path]:
+def _flood(name: str, head: bytes, beside: str = "1/b.png") -> Callable[[Path], Path]:
     """A member that goes on for 3 GB after its head, in a file of 3 MB."""
 
     def write(folder: Path) -> Path:
@@ -474,7 +474,7 @@ def _flood(name: str, head: bytes) -> Callable[[Path], Path]:
         start, block = (packer.compress(part) + packer.flush(zlib.Z_FULL_FLUSH) for part in (head, bytes(1 << 20)))
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, start + 3072 * block)
-            archive.writestr("1/b.png", picture())
+            archive.writestr(beside, picture())
         content = bytearray(path.read_bytes())
         entry = content.index(b"PK\1\2")
         struct.pack_into("<H", content, entry + 10, zipfile.ZIP_DEFLATED)
@@ -580,7 +580,9 @@ HOSTILE_BUNDLES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an array of a type within a type": (
         _only({"images.npy": npy_header("(2, 8, 8)", "|V" + "9" * 12)}), "bundle_unreadable"
     ),
-    "an array whose head goes on": (_flood("images.npy", b"\x93NUMPY\2\0\xff\xff\xff\xff"), "bundle_unreadable"),
+    "an array whose head goes on": (
+        _flood("images.npy", b"\x93NUMPY\2\0\xff\xff\xff\xff", "labels.npy"), "bundle_unreadable"
+    ),
     "an array whose head is deep": (_only({"images.npy": npy_header("(" * 3000 + ")" * 3000)}), "bundle_unreadable"),
     "pictures that are no numbers": (_npz(images=np.full((2, 8, 8), np.nan), labels=np.arange(2)), "images_dtype"),
     "labels below zero": (_npz(images=IMAGES, labels=np.array([-1, 0])), "negative_label"),
