@@ -6,7 +6,6 @@
 It follows the plan (app/core/plan.py), blocks of labels side by side; it runs no torch.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -23,7 +22,7 @@ from app.core.errors import Refusal, disk_full, is_disk_full
 from app.core.findings import Reason, RepairReport, RepairStatus, Verdict
 from app.core.intake.archive import check_torchscript_archive
 from app.core.intake.members import check_is_file, unreadable
-from app.core.jobs import STATEMENT, WEIGHTS, JobDirectory, ScanJob, write_whole
+from app.core.jobs import STATEMENT, WEIGHTS, JobDirectory, ScanJob, sha256_of, write_whole
 from app.core.plan import FIRST, JobKind, next_tasks
 from app.core.report.document import check_document
 from worker.lanes import run_side_by_side
@@ -54,8 +53,7 @@ def job_for(model: Path, bundle: Path, **options: Any) -> ScanJob:
     facts = check_torchscript_archive(model)
     try:
         check_is_file(bundle)
-        with bundle.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(bundle)
     except OSError as error:
         raise unreadable("bundle", error) from error
     return ScanJob(

@@ -91,7 +91,7 @@ def resnet18() -> dict[str, Any]:
         clean,
         block,
         Generators.begin(
-            Beginning(images.shape[1:], start, perceptual, config), [random_numbers(0, label) for label in block]
+            Beginning(images.shape, start, perceptual, config), [random_numbers(0, label) for label in block]
         ),
         config,
         seed=0,

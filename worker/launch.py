@@ -54,8 +54,8 @@ FENCED_SIGNAL = 128  # is added to the number of the signal that ended a process
 # waits for, and a scan with two threads takes 8 to 22 times as long. Whoever starts it may say otherwise.
 CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
 SECRET_NAME = re.compile("^(TRIGGERLENS|AWS|PG|REDIS)|SECRET|TOKEN|PASS|CREDENTIAL|API_?KEY|AUTH")
-TIMINGS = threading.Lock()  # sessions side by side add to the same
 LOGIN = re.compile("://[^/@]*@")
+TIMINGS = threading.Lock()  # sessions side by side add to the same
 
 
 class EngineCrashError(RuntimeError):

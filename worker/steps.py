@@ -3,7 +3,6 @@
 Files in, files out, in any process.
 """
 
-import hashlib
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from app.core.findings import Caveat, Decision, Preparation, Reason, RepairRepor
 from app.core.intake.archive import MODEL_BYTES
 from app.core.intake.examine import examine_model
 from app.core.intake.torchscript.rules import GateRefusal
-from app.core.jobs import STATEMENT, JobDirectory, ScanJob, write_whole
+from app.core.jobs import STATEMENT, JobDirectory, ScanJob, sha256_of, write_whole
 from app.core.report.card import not_shown
 from app.core.report.document import pictured_labels, report_document
 from app.core.report.html import report_html
@@ -87,7 +86,7 @@ def state(directory: JobDirectory, signer: "CryptoSigner | None") -> None:
         not_shown=not_shown(repair),
     )
     weights = (path for path in (directory.repaired, directory.repaired_state) if path.exists())
-    files = {path.name: _sha256(path) for path in weights} if repair.status.hands_out_weights else {}
+    files = {path.name: sha256_of(path) for path in weights} if repair.status.hands_out_weights else {}
     directory.statement.unlink(missing_ok=True)
     if files:
         from app.core.statement import stated  # the libraries that sign take half a second to import
@@ -95,13 +94,8 @@ def state(directory: JobDirectory, signer: "CryptoSigner | None") -> None:
         inputs, config = {"model": job.model, "bundle": job.bundle}, job.config
         line = stated(repair, files, inputs, config.preset, config.seed, engine_version(), signer)
         write_whole(directory.statement, lambda path: path.write_bytes(line))
-        files[STATEMENT] = _sha256(directory.statement)
+        files[STATEMENT] = sha256_of(directory.statement)
     directory.write_repair(replace(repair, files=files))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _why_no_repair(job: ScanJob, decision: Decision) -> RepairReport | None:

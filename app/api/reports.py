@@ -11,7 +11,7 @@ from app.api.documentation import problems
 from app.api.negotiation import preferred
 from app.core.errors import Refusal
 from app.core.findings import RepairStatus
-from app.core.jobs import STATEMENT, WEIGHTS
+from app.core.jobs import REPAIRED, RepairedForm
 from app.core.lifecycle import OPEN_SCANS, ScanStatus
 from app.core.plan import JobKind
 from app.core.repository import jobs
@@ -21,7 +21,6 @@ from app.core.tables import Scan
 router = APIRouter(prefix="/v1/scans", tags=["reports"])
 
 FORMS = {"application/json": "report.json", "text/html": "report.html"}
-REPAIRED = {"torchscript": WEIGHTS[0], "safetensors": WEIGHTS[1], "statement": STATEMENT}
 
 # The page carries a stricter policy for its style, by hash; both hold. `sandbox`: no scripts, forms or cookies.
 PAGE_POLICY = (
@@ -112,8 +111,7 @@ def repaired(
     service: ServiceDep,
     scan: ScanDep,
     format: Annotated[
-        Literal["torchscript", "safetensors", "statement"],
-        Query(description="A module to load, its state dict, or the in-toto statement about both"),
+        RepairedForm, Query(description="A module to load, its state dict, or the in-toto statement about both")
     ] = "torchscript",
 ) -> Response:
     """Download the repaired weights, or the statement about them that `triggerlens verify` checks.

@@ -13,16 +13,10 @@ from app.cli.endings import print_json, refuse
 from app.client import ApiError, Artifact, Client, Event, Scan
 from app.core.errors import Problem
 from app.core.findings import Verdict
-from app.core.jobs import STATEMENT, WEIGHTS, JobDirectory
+from app.core.jobs import REPAIRED, JobDirectory
 from app.core.lifecycle import ScanStatus
 from app.core.report.document import pictured_labels
 from app.local_scan import DOUBTFUL, EXIT_CODES, OUT_OF_TIME, READY, REPORT, hand_over, unwritable
-
-FORMATS: dict[str, Literal["torchscript", "safetensors", "statement"]] = {
-    WEIGHTS[0]: "torchscript",
-    WEIGHTS[1]: "safetensors",
-    STATEMENT: "statement",
-}
 
 
 def scan_there(client: Client, model: Path, bundle: Path, out: Path, as_json: bool, asked: dict[str, Any]) -> NoReturn:
@@ -157,7 +151,8 @@ def leave_unless_finished(found: Scan, as_json: bool) -> None:
 def fetch_results(client: Client, scan_id: str, out: Path) -> dict[str, Any]:
     """Leave in `out` what a local scan leaves there, all of it or nothing; the report."""
     directory, document = JobDirectory(out / ".download"), client.report(scan_id)
-    files = [name for name in FORMATS if document["repair"] and name in document["repair"]["files"]]
+    repaired = (document["repair"] or {}).get("files", {})
+    files = {form: name for form, name in REPAIRED.items() if name in repaired}
     try:
         with terminal.busy("Fetching the report"):
             directory.figures.mkdir(parents=True, exist_ok=True)
@@ -166,9 +161,9 @@ def fetch_results(client: Client, scan_id: str, out: Path) -> dict[str, Any]:
             for label in pictured_labels(document):
                 name = f"label_{label}.png"
                 (directory.figures / name).write_bytes(client.figure(scan_id, name))
-            for name in files:
-                client.download(scan_id, FORMATS[name], directory.result / name)
-        hand_over(directory, out, {*REPORT, *files})
+            for form, name in files.items():
+                client.download(scan_id, form, directory.result / name)
+        hand_over(directory, out, {*REPORT, *files.values()})
     except OSError as error:
         raise unwritable(out, error) from error
     finally:

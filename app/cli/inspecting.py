@@ -1,6 +1,5 @@
 """What is in a model file: read on this machine without torch, without data, and without running any of it."""
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from app import terminal
 from app.cli.endings import ending_well, print_json
 from app.cli.options import as_json_option
 from app.core.errors import Problem, Refusal
+from app.core.jobs import sha256_of
 from app.local_scan import REFUSED
 
 FOUND = 1  # something in the code blocks a verdict
@@ -79,8 +79,7 @@ def _sha256(model: Path) -> str | None:
     """Of a file; None where there is none to read."""
     try:
         if model.is_file():
-            with model.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256_of(model)
     except OSError:
         pass
     return None

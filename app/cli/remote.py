@@ -10,7 +10,6 @@ import click
 from app import terminal
 from app.cli.endings import ending_well, print_json
 from app.cli.following import (
-    FORMATS,
     exit_code,
     fetch_results,
     follow,
@@ -22,6 +21,7 @@ from app.cli.following import (
 )
 from app.cli.options import service_options
 from app.client import Client, Scan
+from app.core.jobs import REPAIRED, RepairedForm
 from app.local_scan import OUT_OF_TIME, unwritable
 
 
@@ -91,19 +91,16 @@ def report(server: str, key: str | None, as_json: bool, scan_id: str, out: Path 
 
 @click.command()
 @click.argument("scan_id", metavar="ID")
-@click.option(
-    "--format", "format_", type=click.Choice(list(FORMATS.values())), default="torchscript", show_default=True
-)
+@click.option("--format", "format_", type=click.Choice(list(REPAIRED)), default="torchscript", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="[default: the name that a scan here would give it]")
 @service_options
 def download(
-    server: str, key: str | None, as_json: bool, scan_id: str,
-    format_: Literal["torchscript", "safetensors", "statement"], out: Path | None,
-) -> None:  # fmt: skip
+    server: str, key: str | None, as_json: bool, scan_id: str, format_: RepairedForm, out: Path | None
+) -> None:
     """Fetch the repaired weights of a finished scan, or the statement about them."""
     with ending_well(as_json), Client(server, key) as client:
         leave_unless_finished(client.scan(scan_id), as_json)
-        path = out or Path(next(name for name, format in FORMATS.items() if format == format_))
+        path = out or Path(REPAIRED[format_])
         try:
             client.download(scan_id, format_, path)
         except OSError as error:

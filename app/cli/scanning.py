@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -16,14 +16,12 @@ from app.client import Client
 from app.core.intake.declaration import read_class_file
 from app.core.jobs import ScanJob
 from app.core.presets import DEFAULT_PRESET, preset_config
+from app.core.signing import signer_at
 from app.installed import demand_engine
 from app.local_scan import OUT_OF_TIME, LocalResult, job_for, run_check, run_scan
 from worker.lanes import lanes_at_most
 from worker.launch import run_weights
 from worker.sandbox.fence import Wanted, choose
-
-if TYPE_CHECKING:  # cryptography is only needed where something is signed
-    from securesystemslib.signer import CryptoSigner
 
 # Of a service, its operator decides these.
 LOCAL_ONLY = ("device", "threads", "lanes", "sandbox", "perceptual", "time_limit", "signing_key")
@@ -67,17 +65,9 @@ def check(
             _refuse_local_only(ctx)
         else:
             demand_engine()
-        job = job_for(
-            model,
-            bundle,
-            config=preset_config(DEFAULT_PRESET),
-            input=declared_input(**declared),
-            output=output,
-            classes=read_class_file(classes) if classes else None,
-            device=device,
-            threads=threads,
-            check=True,
-        )
+        config = preset_config(DEFAULT_PRESET)
+        known = model, bundle, declared, output, classes
+        job = _job_of(*known, config=config, device=device, threads=threads, check=True)
         if server is not None:
             with Client(server, key) as client:
                 check_there(client, model, bundle, as_json, _asked_of_a_service(job))
@@ -121,20 +111,20 @@ def _run_here(
 ) -> NoReturn:  # fmt: skip
     """Run a job on this machine, show it, and leave with its exit code."""
     demand_engine()
-    signer = _signer(signing_key)
+    signer = signer_at(signing_key)  # one that cannot be used is refused before anything is computed
     out = out or _usual_place(model)
-    job = job_for(
+    job = _job_of(
         model,
         bundle,
+        declared,
+        output,
+        classes,
         config=preset_config(preset, seed, max_accuracy_drop),
-        input=declared_input(**declared),
         repair=repair,
         repair_label=repair_label,
-        output=output,
         device=device,
         threads=threads,
         perceptual=str(perceptual.resolve()) if perceptual else None,
-        classes=read_class_file(classes) if classes else None,
     )
     try:
         with terminal.progress_display(job.model["name"]) as on_event:
@@ -146,15 +136,6 @@ def _run_here(
         sys.exit(OUT_OF_TIME)
     _show(result, out, as_json)
     sys.exit(result.exit_code)
-
-
-def _signer(path: Path | None) -> "CryptoSigner | None":
-    """The key that signs; one that cannot be used is refused before anything is computed."""
-    if path is None:
-        return None
-    from app.core.statement import read_signer
-
-    return read_signer(path)
 
 
 def _show(result: LocalResult, out: Path, as_json: bool) -> None:
@@ -172,20 +153,21 @@ def _run_there(
     client: Client, as_json: bool, *, model: Path, bundle: Path, out: Path | None, preset: str,
     max_accuracy_drop: float, seed: int, repair: bool, device: str, threads: int, lanes: int | None,
     time_limit: float | None, sandbox: Wanted, perceptual: Path | None, output: str | None, classes: Path | None,
-    signing_key: Path | None,
-    **declared: Any,
+    signing_key: Path | None, **declared: Any,
 ) -> NoReturn:  # fmt: skip
     """The same by a service: what is refused here is refused before anything is sent."""
-    job = job_for(
-        model,
-        bundle,
-        config=preset_config(preset, seed, max_accuracy_drop),
-        input=declared_input(**declared),
-        output=output,
-        classes=read_class_file(classes) if classes else None,
-    )
+    config = preset_config(preset, seed, max_accuracy_drop)
+    job = _job_of(model, bundle, declared, output, classes, config=config)
     asked = {"preset": preset, "seed": seed, "max_accuracy_drop": max_accuracy_drop, "repair": repair}
     scan_there(client, model, bundle, out or _usual_place(model), as_json, asked | _asked_of_a_service(job))
+
+
+def _job_of(
+    model: Path, bundle: Path, declared: dict[str, Any], output: str | None, classes: Path | None, **options: Any
+) -> ScanJob:
+    """The job for two files, with what the command line says of them."""
+    given, indices = declared_input(**declared), read_class_file(classes) if classes else None
+    return job_for(model, bundle, input=given, output=output, classes=indices, **options)
 
 
 def _asked_of_a_service(job: ScanJob) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from app.client.answers import ApiError, Artifact, Event, Scan, refusal_of, told
 from app.client.patience import Patience
 from app.core.clock import MACHINE, Clock
 from app.core.errors import Problem
-from app.core.jobs import write_whole
+from app.core.jobs import RepairedForm, write_whole
 from app.core.lifecycle import OPEN_SCANS, ScanStatus
 
 T = TypeVar("T")
@@ -135,9 +135,7 @@ class Client:
         """A picture of the report, such as `label_7.png`."""
         return self._ask("GET", f"/v1/scans/{scan_id}/figures/{name}").content
 
-    def download(
-        self, scan_id: str, format: Literal["torchscript", "safetensors", "statement"], path: Path | str
-    ) -> None:
+    def download(self, scan_id: str, format: RepairedForm, path: Path | str) -> None:
         """Fetch the repaired weights, or the statement about them; the file appears whole and with the right SHA-256,
         or not at all."""
         url = f"/v1/scans/{scan_id}/repaired"

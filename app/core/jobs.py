@@ -10,13 +10,14 @@
 Every file appears whole or not at all: it is written beside its name and renamed. Standard library only.
 """
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from app.core.config import ScanConfig
 from app.core.findings import (
@@ -46,6 +47,8 @@ from app.core.intake.notes import Note
 
 WEIGHTS = ("repaired.pt", "repaired.safetensors")
 STATEMENT = "repaired.intoto.jsonl"  # about both, see app/core/statement.py
+RepairedForm = Literal["torchscript", "safetensors", "statement"]
+REPAIRED: dict[RepairedForm, str] = {"torchscript": WEIGHTS[0], "safetensors": WEIGHTS[1], "statement": STATEMENT}
 DECISION = re.compile(r"decision(-\d+)?\.json")
 
 
@@ -216,6 +219,12 @@ class JobDirectory:
     def _read(path: Path) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(path.read_text())
         return document
+
+
+def sha256_of(path: Path) -> str:
+    """In hexadecimal digits; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.core.signing import signer_at
+
 if TYPE_CHECKING:  # cryptography is only needed where something is signed
     from securesystemslib.signer import CryptoSigner
 
@@ -68,11 +70,7 @@ class Settings(BaseSettings):
 
     def signer(self) -> "CryptoSigner | None":
         """Whose statements lie beside repaired weights; raises Refusal for a key that cannot be used."""
-        if self.signing_key is None:
-            return None
-        from app.core.statement import read_signer
-
-        return read_signer(self.signing_key)
+        return signer_at(self.signing_key)
 
     @cached_property
     def scratch(self) -> Path:

@@ -5,7 +5,6 @@ outcome is `verified`. Files are known by their SHA-256; beside the statement on
 have are looked for, whatever it names.
 """
 
-import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +16,7 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, Signature
 
 from app.core.errors import Refusal
-from app.core.jobs import STATEMENT, WEIGHTS
+from app.core.jobs import STATEMENT, WEIGHTS, sha256_of
 from app.core.statement import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
 
 STATEMENT_BYTES = 2**22
@@ -166,7 +165,6 @@ def _no_statement(path: Path, why: str) -> Refusal:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise Refusal("weights_not_found", f"{path} cannot be read: {error.strerror}.", "Check the path.") from error

@@ -4,10 +4,8 @@ The accept images are kept from the fine-tuning and judge what it came to, as it
 repair that costs more accuracy on them than the budget, or that leaves the inverted trigger working, is not handed out.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -17,7 +15,7 @@ from app.core.config import MatchingConfig, RepairConfig
 from app.core.findings import Confirmation, Decision, RepairReport, RepairStatus, UnlearnedTrigger, finite
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
-from app.core.jobs import WEIGHTS, write_whole
+from app.core.jobs import WEIGHTS, sha256_of, write_whole
 from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
@@ -364,7 +362,7 @@ def _package(bench: Workbench, repaired: RebuiltModule, state: Mapping[str, Tens
         records = changed_records(repaired, lambda name: walked.read(name, size))
     replace_records(directory.model, records, directory.repaired, size)
     write_whole(directory.repaired_state, lambda path: path.write_bytes(save(dict(state))))
-    return {path.name: _sha256(path) for path in (directory.repaired, directory.repaired_state)}
+    return {path.name: sha256_of(path) for path in (directory.repaired, directory.repaired_state)}
 
 
 def _state(module: RebuiltModule) -> dict[str, Tensor]:
@@ -377,8 +375,3 @@ def _as_saved(module: RebuiltModule, name: str, tensor: Tensor) -> Tensor:
     origin = module.origins.get(name)
     dtype = tensor.dtype if origin is None else getattr(torch, origin.storage.dtype)
     return tensor.detach().to("cpu", dtype, copy=True).contiguous()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

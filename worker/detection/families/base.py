@@ -64,7 +64,8 @@ class Triggers(nn.Module, ABC):
     def norm_over(self, batches: Iterable[Tensor], weights_N: Tensor | None = None) -> Tensor:
         """The same of the only label's trigger over batches NCHW of images, of which one is there at a time, [1].
 
-        Of most families it is the triggers' own, and one batch tells as much of it as all.
+        Of most families it is the triggers' own, and one batch tells as much of it as all; a family whose norm depends
+        on the images has to say here how batches add up.
         """
         images_NCHW = next(iter(batches))
         return self.norm(images_NCHW[None], self.on(images_NCHW)[None])
