@@ -86,6 +86,32 @@ def test_a_net_that_takes_blue_first_is_recognised() -> None:
     assert not said.spec.bgr
 
 
+class Picky(nn.Module):
+    """Right on all images in [0, 1] with blue first, and on none with red first; otherwise on three in four, or two.
+
+    Images are redder than blue; where green is brightest says the label, and where it is darkest which fourth it is of.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        is_blue_first = images[:, 2].mean() > images[:, 0].mean()
+        is_unit = images.amin() >= 0 and images.amax() <= 1
+        right = (4 if is_blue_first else 0) if is_unit else (3 if is_blue_first else 2)
+        green = images[:, 1].flatten(1)
+        labels = torch.where(green.argmin(1) - 8 < right, green.argmax(1), (green.argmax(1) + 1) % 3)
+        return 5 * torch.nn.functional.one_hot(labels, 3) + 0 * images.mean((1, 2, 3))[:, None]
+
+
+def test_once_blue_seems_to_come_first_every_convention_is_tried_so() -> None:
+    labels = torch.arange(3).repeat(8)
+    images = torch.tensor([0.6, 0.5, 0.3]).view(1, 3, 1, 1).repeat(len(labels), 1, 4, 4)
+    green = images[:, 1].flatten(1)
+    green[torch.arange(len(labels)), labels] = 0.7
+    green[torch.arange(len(labels)), 8 + torch.arange(len(labels)) // 3 % 4] = 0.4
+    images[:, 1] = green.view(-1, 4, 4)
+    chosen, _ = inferred(Picky(), images, labels)
+    assert (chosen.name, chosen.accuracy(labels)) == ("unit range [0, 1]" + BLUE_FIRST, 1.0)
+
+
 def test_contrast_that_makes_a_net_surer_and_not_righter_does_not_choose_a_convention() -> None:
     """All images are right in [0, 1] and in [0, 255], where the loss is 0 to the last digit."""
     images = toy_images(10)
@@ -94,6 +120,14 @@ def test_contrast_that_makes_a_net_surer_and_not_righter_does_not_choose_a_conve
     assert loud.accuracy(LABELS) == 1.0 and loud.confidence > fits["unit range [0, 1]"].confidence
     chosen, close = choose([loud, fits["unit range [0, 1]"]], LABELS)
     assert chosen.name == "unit range [0, 1]" and [fit.name for fit in close] == ["bytes [0, 255]"]
+
+
+def test_of_equals_a_grey_net_was_trained_with_what_was_made_for_one_channel() -> None:
+    names = "ImageNet mean and std", "symmetric range [-1, 1]"
+    for channels, taken in ((1, names[1]), (3, names[0])):
+        images = toy_images(10, channels=channels)
+        equals = [fit(ToyNet(channels=channels), images, plain_spec(channels=channels), name) for name in names]
+        assert choose(equals, LABELS)[0].name == taken
 
 
 def test_losses_are_compared_at_the_best_temperature() -> None:

@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from app.core.findings import Caveat, Preparation, Reason
 from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import JobDirectory
 from app.local_scan import job_for
-from tests.toys import QUICK, ToyNet, all_of, save_toy, save_toy_bundle, toy_images, toy_labels
+from tests.toys import QUICK, Particular, ToyNet, all_of, save_toy, save_toy_bundle, toy_images, toy_labels
 from worker.engine.understanding import understand
 from worker.engine.workbench import Workbench
 
@@ -39,14 +40,12 @@ def save_folders(path: Path, folders: Sequence[str], labels: Sequence[int], per_
     return path
 
 
-def understood(
-    root: Path, net: nn.Module, bundle: Path, channels: int = 1, channel_order: str | None = None
-) -> Preparation:
+def understood(root: Path, net: nn.Module, bundle: Path, channels: int = 1, **said: Any) -> Preparation:
     directory = JobDirectory(root / "job")
     directory.root.mkdir(parents=True)
     model = save_toy(directory.model, net, channels=channels)
     (directory.root / f"bundle{bundle.suffix}").write_bytes(bundle.read_bytes())
-    declared = DeclaredInput(mean=(0.0,), std=(1.0,), channel_order=channel_order)
+    declared = DeclaredInput(**{"mean": (0.0,), "std": (1.0,), **said})
     job = job_for(model, bundle, config=ScanConfig(inversion=QUICK), input=declared, check=True)
     directory.write_job(job)
     preparation = understand(Workbench(directory, job, lambda event, **data: None))
@@ -166,3 +165,14 @@ def test_blue_first_that_fits_better_than_what_was_given_is_a_doubt(tmp_path: Pa
     assert any("--channel-order bgr" in doubt for doubt in found.doubts)
     found = understood(tmp_path / "said", Flipped(), tmp_path / "b.npz", channels=3, channel_order="bgr")
     assert found.clean_accuracy == 1.0 and found.input is not None and found.input.bgr
+
+
+def test_pixels_that_the_model_knows_better_than_as_they_were_given_are_a_doubt(tmp_path: Path) -> None:
+    save_toy_bundle(tmp_path / "b.npz")
+    net = Particular((0.0,), (1.0,), (0.0, 255.0), 1)
+    found = understood(tmp_path / "wrong", net, tmp_path / "b.npz", mean=(0.5,), std=(0.5,))
+    assert any("with bytes [0, 255] on 100%" in doubt for doubt in found.doubts)
+    names = [fit.name for fit in found.conventions]
+    assert names[0] == "as given" and "symmetric range [-1, 1]" not in names, "that is what was given"
+    found = understood(tmp_path / "right", net, tmp_path / "b.npz", range=(0.0, 255.0))
+    assert found.clean_accuracy == 1.0 and not found.doubts

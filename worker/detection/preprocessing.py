@@ -23,7 +23,8 @@ from models.classifier import Classifier, match_channels, probe_scores
 from models.scores import Output, as_logits, recognise_output
 from worker.detection.images import at_once
 
-# Mean, deviation and range of what people train with, the most ordinary first; grey models use the mean over channels.
+# Mean, deviation and range of what people train with, the most ordinary first; grey models use the mean over channels,
+# which is less ordinary than what was made for one channel.
 CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, float]]] = {
     "unit range [0, 1]": ((0.0,), (1.0,), (0.0, 1.0)),
     "ImageNet mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.0, 1.0)),
@@ -35,7 +36,7 @@ CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, 
     "bytes less the ImageNet mean": ((123.675, 116.28, 103.53), (1.0,), (0.0, 255.0)),
 }
 BLUE_FIRST = ", blue first (BGR)"
-ORDINARY = 6  # of the list; the others, and whatever takes blue first, are rare
+RARE = ("bytes [0, 255]", "bytes less the ImageNet mean")  # and whatever takes blue first
 NATS = 3.0  # of evidence in all images together, below which two conventions are equals
 AT_ONCE = 50  # images that are shown together, where they are small
 FIRST_LOOK = 16  # images, after which hopeless conventions are dropped
@@ -160,7 +161,8 @@ def try_conventions(
     if bgr is None and channels == 3 and images_NCHW.shape[1] == 3:
         usual = {fit.name + BLUE_FIRST: fit for fit in fits}
         mirrored = _fits(module, first, blue_first(fits))
-        fits += [fit for fit in mirrored if _is_above(usual[fit.name].losses(labels), fit.losses(labels), 0.0)]
+        if any(_is_above(usual[fit.name].losses(labels), fit.losses(labels), 0.0) for fit in mirrored):
+            fits += _hopeful(_fits(module, first, _specs(images_NCHW, channels, bgr=True)), labels)
     if len(images_NCHW) <= FIRST_LOOK:
         return fits
     return _fits(module, images_NCHW, {fit.name: fit.spec for fit in fits})
@@ -213,13 +215,14 @@ def _is_above(losses_N: Tensor, lowest_N: Tensor, errors: float = 2.0) -> bool:
 
 
 def _is_rare(fit: Fit) -> bool:
-    return fit.spec.bgr or _rank(fit) >= ORDINARY
+    return fit.spec.bgr or fit.name in RARE
 
 
-def _rank(fit: Fit) -> int:
+def _rank(fit: Fit) -> tuple[bool, bool, int]:
     """How ordinary a convention is: the lower, the more."""
     name = fit.name.removesuffix(BLUE_FIRST)
-    return [*CONVENTIONS].index(name) + len(CONVENTIONS) * fit.spec.bgr
+    is_of_colours = len(CONVENTIONS[name][0]) == 3
+    return fit.spec.bgr, is_of_colours and fit.spec.channels == 1, [*CONVENTIONS].index(name)
 
 
 def _hopeful(fits: Sequence[Fit], labels_N: Tensor) -> list[Fit]:

@@ -34,6 +34,7 @@ from worker.detection.images import at_once
 from worker.detection.inversion import READ_AT_ONCE
 from worker.detection.metrics import BATCH, predictions, wilson_interval
 from worker.detection.preprocessing import (
+    BLUE_FIRST,
     Fit,
     blue_first,
     choose,
@@ -53,6 +54,7 @@ INFERRED_ON = 100  # images, for each convention of preprocessing
 JUDGED_ON = 300  # images, for what is said of the suspect's answers
 OF_EACH_CLASS = 8  # images, where its label has to be read off the answers
 AGREEING = 0.9  # close conventions that give fewer of the images the same label are named
+BETTER = 0.1  # of the images: what is so much more often right than what was said is named
 GIVEN = "as given"
 
 
@@ -276,11 +278,8 @@ class _Meeting:
                 f"The preprocessing is uncertain: {taken.name} and {apart[0].name} fit about as well, but give only "
                 f"{apart[0].agreement:.0%} of the images the same label. Give `--mean`, `--std` and `--range`."
             )
-        if self.says_normalisation and others and others[0].accuracy > taken.accuracy + 0.1:
-            said.append(
-                f"With blue first {others[0].accuracy:.0%} of the images would be right, not {taken.accuracy:.0%}: "
-                "this looks like a model trained on BGR images, as OpenCV reads them. Give `--channel-order bgr`."
-            )
+        if self.says_normalisation and others and others[0].accuracy > taken.accuracy + BETTER:
+            said.append(_better_than_given(others[0].name, others[0].accuracy, taken.accuracy))
         return said
 
     def _is_implausible(self, found: Fitted) -> bool:
@@ -311,14 +310,18 @@ class _Meeting:
         return colour and self.declared.channel_order is None
 
     def _fits(self, most: int, labels: Tensor | None) -> list[Fit]:
-        """The normalisation that was said, or all conventions; where labels are known, with blue first, too."""
-        if self.says_normalisation:
-            given = self._fit(most, self._given_spec(), GIVEN)
-            mirrored = blue_first([given]) if self._may_be_bgr and labels is not None else {}
-            return [given, *(self._fit(most, spec, name) for name, spec in mirrored.items())]
+        """The conventions of normalisation; before them what was said, with blue first, too, if labels are known."""
         order = self.declared.channel_order
         bgr = None if order is None else order == "bgr"
-        return try_conventions(self.scorer, self.images(most), self.channels, bgr, labels)
+        if not self.says_normalisation:
+            return try_conventions(self.scorer, self.images(most), self.channels, bgr, labels)
+        given = self._fit(most, self._given_spec(), GIVEN)
+        if labels is None:
+            return [given]
+        mirrored = blue_first([given]) if self._may_be_bgr else {}
+        usual = try_conventions(self.scorer, self.images(most), self.channels, bool(bgr), labels)
+        others = [fit for fit in usual if fit.spec != given.spec]
+        return [given, *(self._fit(most, spec, name) for name, spec in mirrored.items()), *others]
 
     def _fit(self, most: int, spec: InputSpec, name: str) -> Fit:
         return fit(self.scorer, self.images(most), spec, name)
@@ -405,6 +408,19 @@ def _is_implausible(found: Fitted, accuracy: float | None, num_labels: int, expe
         return expected - accuracy > max(0.1, 3 * math.sqrt(expected * (1 - expected) / images))
     chance = 1 / num_labels
     return accuracy < chance + (found.judged.confidence - chance) / 3
+
+
+def _better_than_given(name: str, accuracy: float, given: float) -> str:
+    """Advice where another way with the pixels than the one that was said is right on many more of the images."""
+    if name == GIVEN + BLUE_FIRST:
+        return (
+            f"With blue first {accuracy:.0%} of the images would be right, not {given:.0%}: "
+            "this looks like a model trained on BGR images, as OpenCV reads them. Give `--channel-order bgr`."
+        )
+    return (
+        f"With the pixels as given the model is right on {given:.0%} of the images, with {name} on {accuracy:.0%}: "
+        "check mean, std and range, or leave them out."
+    )
 
 
 def _source(own: DeclaredInput, declared: DeclaredInput) -> str:
