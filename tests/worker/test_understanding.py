@@ -17,6 +17,7 @@ from app.core.config import ScanConfig
 from app.core.errors import Refusal
 from app.core.findings import Caveat, Preparation, Reason
 from app.core.intake.declaration import DeclaredInput
+from app.core.intake.notes import NoteKind
 from app.core.jobs import JobDirectory
 from app.local_scan import job_for
 from tests.toys import QUICK, Particular, ToyNet, all_of, save_toy, save_toy_bundle, toy_images, toy_labels
@@ -176,3 +177,15 @@ def test_pixels_that_the_model_knows_better_than_as_they_were_given_are_a_doubt(
     assert names[0] == "as given" and "symmetric range [-1, 1]" not in names, "that is what was given"
     found = understood(tmp_path / "right", net, tmp_path / "b.npz", range=(0.0, 255.0))
     assert found.clean_accuracy == 1.0 and not found.doubts
+
+
+def test_that_images_were_resized_or_lost_their_colours_is_said(tmp_path: Path) -> None:
+    save_toy_bundle(tmp_path / "b.npz")
+    with np.load(tmp_path / "b.npz") as arrays:
+        large = arrays["images"].repeat(2, axis=1).repeat(2, axis=2)
+        np.savez(tmp_path / "large.npz", images=np.repeat(large[..., :1], 3, axis=3), labels=arrays["labels"])
+    side = large.shape[1] // 2
+    found = understood(tmp_path, ToyNet(), tmp_path / "large.npz", height=side, width=side)
+    said = " ".join(note.sentence for note in found.notes if note.kind is NoteKind.FITTED_IMAGES)
+    assert f"{2 * side} x {2 * side} and were resized to {side} x {side}" in said and "takes grey" in said
+    assert not understood(tmp_path / "as it is", ToyNet(), tmp_path / "b.npz").notes

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from app.core.errors import Refusal
 from app.core.findings import Caveat, InputSpec, Preparation, ProbeFinding, Reason
+from app.core.intake.bundle import Bundle
 from app.core.intake.declaration import DeclaredInput
-from app.core.intake.notes import NoteKind
+from app.core.intake.notes import Note, NoteKind
 from app.core.plan import blocks
 from models.classifier import Classifier, has_input_gradient, match_channels, probe_scores
 from models.inputs import manner_of
@@ -56,6 +57,10 @@ OF_EACH_CLASS = 8  # images, where its label has to be read off the answers
 AGREEING = 0.9  # close conventions that give fewer of the images the same label are named
 BETTER = 0.1  # of the images: what is so much more often right than what was said is named
 GIVEN = "as given"
+MATCHED = {
+    (3, 1): "The images are in colour and the model takes grey: it is shown how bright they are.",
+    (1, 3): "The images are grey and the model takes colour: it is shown the same in red, green and blue.",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def understand(bench: Workbench) -> Preparation:
         suggested_classes=meeting.classes.read(found.reading) if found.reading else {},
         convention="" if said or first_labels is None else judged.name,
         conventions=() if first_labels is None else shown_fits(found.fits, judged.name, first_labels),
-        notes=tuple(n for n in bench.bundle.notes if not (found.class_order and n.kind is NoteKind.ASSUMED_ORDER)),
+        notes=_notes(bench.bundle, judged.spec, found),
         doubts=tuple(meeting.doubts(found, accuracy, is_implausible, choice)),
         images=len(bench.bundle),
         images_per_label=tuple(per_label),
@@ -341,6 +346,18 @@ def _label_names(bench: Workbench, num_labels: int, class_order: tuple[int, ...]
     if class_order:
         called = {label: called.get(index, "") for index, label in enumerate(class_order)}
     return tuple(called.get(label) or str(label) for label in range(num_labels))
+
+
+def _notes(bundle: Bundle, spec: InputSpec, found: Fitted) -> tuple[Note, ...]:
+    """Those of the bundle, less an assumed order that was not kept, and how its images were fitted to the suspect."""
+    notes = [note for note in bundle.notes if not (found.class_order and note.kind is NoteKind.ASSUMED_ORDER)]
+    if bundle.size != (spec.height, spec.width):
+        stored = "of different sizes" if bundle.size is None else f"{bundle.size[0]} x {bundle.size[1]}"
+        told = f"The images are {stored} and were resized to {spec.height} x {spec.width}; nothing is cut off."
+        notes.append(Note(NoteKind.FITTED_IMAGES, told, len(bundle)))
+    if matched := MATCHED.get((bundle.channels, spec.channels)):
+        notes.append(Note(NoteKind.FITTED_IMAGES, matched, len(bundle)))
+    return tuple(notes)
 
 
 def _most_at_once(bench: Workbench, num_labels: int) -> int:

@@ -27,6 +27,7 @@ class NoteKind(StrEnum):
     DECLARED_ELSEWHERE = "declared_elsewhere"  # bundle.json says it in other words than ours
     CONVERTED_PIXELS = "converted_pixels"  # numbers other than uint8, or channels first
     CONVERTED_LABELS = "converted_labels"  # one-hot, or whole numbers kept as floats
+    FITTED_IMAGES = "fitted_images"  # to the size, or to the channels, that the model takes
     DARK_PIXELS = "dark_pixels"  # the largest value of all images is far below 255
 
 
