@@ -1,6 +1,7 @@
-"""What large models cost: `python -m benchmarks.intake gate|resnet18`
+"""What large models cost: `python -m benchmarks.intake gate|check|resnet18`
 
 gate      seconds and memory of the static gate for an archive of 500 MB (torchvision's vgg11_bn), in a fresh process
+check     seconds and memory of `triggerlens check` on a ResNet-18 and 1,000 images of 224 pixels, whole processes
 resnet18  seconds of an inversion step on 224-pixel images, memory, and what a scan of ten labels would take
 
 Weights and images are random. `--threads` is the number of threads of torch (default 1).
@@ -8,17 +9,22 @@ Weights and images are random. `--threads` is the number of threads of torch (de
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 
@@ -38,6 +44,7 @@ from worker.detection.inversion import invert_triggers
 
 FOLDER = REPOSITORY / "runs" / "intake"
 IMAGES, SIDE, LABELS, STEPS = 64, 224, 10, 6
+CHECKED_IMAGES = 1_000
 GATE = """
 import json, sys, time
 from pathlib import Path
@@ -70,6 +77,28 @@ def gate(repeats: int = 5) -> dict[str, Any]:
     wall, cpu, peak = (median(column) for column in zip(*runs, strict=True))
     size = path.stat().st_size / 1e6
     return {"archive_mb": round(size), "wall_seconds": wall, "cpu_seconds": cpu, "peak_mb": peak, "runs": runs}
+
+
+def check(threads: int, repeats: int = 3) -> dict[str, Any]:
+    model = archive("resnet18", num_classes=LABELS)
+    pictures = np.random.default_rng(0).integers(256, size=(CHECKED_IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "images.npz"
+        np.savez(bundle, images=pictures, labels=np.arange(CHECKED_IMAGES) % LABELS)
+        program = [Path(sys.executable).with_name("triggerlens"), "check", model, bundle]
+        runs = [_run([*program, "--json", "--threads", str(threads), "--sandbox", "none"]) for _ in range(repeats)]
+    wall, cpu, peak = (median(column) for column in zip(*runs, strict=True))
+    return {"images": CHECKED_IMAGES, "wall_seconds": wall, "cpu_seconds": cpu, "peak_mb": peak, "runs": runs}
+
+
+def _run(command: Sequence[str | Path]) -> tuple[float, float, float]:
+    """One process from start to end: seconds, processor seconds and peak memory in MB, of it and its children."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    json.loads(process.stdout.read())
+    _, _, used = os.wait4(process.pid, 0)
+    return time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6
 
 
 def resnet18() -> dict[str, Any]:
@@ -111,11 +140,12 @@ def resnet18() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measure", choices=["gate", "resnet18"])
+    parser.add_argument("measure", choices=["gate", "check", "resnet18"])
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     set_up_torch(arguments.threads)
-    measured = gate() if arguments.measure == "gate" else resnet18()
+    measure = {"gate": gate, "check": partial(check, arguments.threads), "resnet18": resnet18}[arguments.measure]
+    measured = measure()
     result = {"threads": arguments.threads, **measured}
     print(json.dumps(result, indent=1))
     write_result(f"intake-{arguments.measure}", result)
