@@ -21,7 +21,7 @@ from app.core.errors import Refusal
 from app.core.findings import ConventionFit, InputSpec
 from models.classifier import Classifier, match_channels, probe_scores
 from models.scores import Output, as_logits, recognise_output
-from worker.detection.images import at_once
+from worker.detection.images import Images, at_once
 
 # Mean, deviation and range of what people train with, the most ordinary first; grey models use the mean over channels,
 # which is less ordinary than what was made for one channel.
@@ -64,6 +64,10 @@ class Fit:
     def confidence(self) -> float:
         """The mean probability of the first choice."""
         return self.logits_NK.softmax(1).amax(1).mean().item()
+
+    def followed_by(self, more: "Fit") -> "Fit":
+        """The same of further images, too."""
+        return replace(self, logits_NK=torch.cat([self.logits_NK, more.logits_NK]))
 
     def accuracy(self, labels_N: Tensor) -> float:
         return (self.predictions_N == labels_N).float().mean().item()
@@ -128,22 +132,19 @@ def _check_units(mean: tuple[float, ...], std: tuple[float, ...], low_high: tupl
         )
 
 
-def fit(module: nn.Module, images_NCHW: Tensor, spec: InputSpec, name: str) -> Fit:
+def fit(module: nn.Module, images: Images | Tensor, spec: InputSpec, name: str) -> Fit:
     """What the suspect answers under one spec. Raises Refusal."""
-    classifier = Classifier(module, spec).to(images_NCHW.device)
+    classifier = Classifier(module, spec).to(images.device)
     with torch.no_grad():
-        inputs = (match_channels(part, spec.channels) for part in images_NCHW.split(min(AT_ONCE, at_once(images_NCHW))))
+        inputs = (match_channels(part, spec.channels) for part in images.split(min(AT_ONCE, at_once(images))))
         raw_NK = torch.cat([probe_scores(module, classifier.normalised(part)) for part in inputs])
         output = recognise_output(raw_NK)
         return Fit(name, spec, output, as_logits(raw_NK, output).float())
 
 
-def continued(module: nn.Module, begun: Fit, more_NCHW: Tensor) -> Fit:
+def continued(module: nn.Module, begun: Fit, more: Images) -> Fit:
     """The same convention held against more images, too. Raises Refusal."""
-    if len(more_NCHW) == 0:
-        return begun
-    more = fit(module, more_NCHW, begun.spec, begun.name)
-    return replace(begun, logits_NK=torch.cat([begun.logits_NK, more.logits_NK]))
+    return begun.followed_by(fit(module, more, begun.spec, begun.name)) if len(more) else begun
 
 
 def try_conventions(
@@ -162,10 +163,12 @@ def try_conventions(
         usual = {fit.name + BLUE_FIRST: fit for fit in fits}
         mirrored = _fits(module, first, blue_first(fits))
         if any(_is_above(usual[fit.name].losses(labels), fit.losses(labels), 0.0) for fit in mirrored):
-            fits += _hopeful(_fits(module, first, _specs(images_NCHW, channels, bgr=True)), labels)
+            fits = _hopeful([*fits, *_fits(module, first, _specs(images_NCHW, channels, bgr=True))], labels)
     if len(images_NCHW) <= FIRST_LOOK:
         return fits
-    return _fits(module, images_NCHW, {fit.name: fit.spec for fit in fits})
+    others = _fits(module, images_NCHW[FIRST_LOOK:], {fit.name: fit.spec for fit in fits})
+    begun = {fit.name: fit for fit in fits}
+    return [begun[fit.name].followed_by(fit) for fit in others]
 
 
 def blue_first(fits: Sequence[Fit]) -> dict[str, InputSpec]:

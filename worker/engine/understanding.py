@@ -304,7 +304,7 @@ class _Meeting:
             likely = [chosen, *close]
             fits = [*fits, *(self._fit(len(first), spec, name) for name, spec in blue_first(likely).items())]
             chosen, close = choose(fits, first)
-        judged = continued(self.scorer, chosen, self.images(JUDGED_ON)[len(chosen) :])
+        judged = continued(self.scorer, chosen, self.bench.images.subset(self.order_N[len(chosen) : JUDGED_ON]))
         answers = self._answers(judged)
         is_contradicted = not class_order and self.classes.contradicted(answers)
         return Fitted(fits, close, judged, answers, class_order, None, is_contradicted)
