@@ -233,12 +233,13 @@ def show_report(document: dict[str, Any], page: Path | str) -> None:
         names = [f"{row['label']} ({row['name']})" if row["name"] != str(row["label"]) else row["name"]
                  for row in document["labels"] if row["flagged"]]  # fmt: skip
         lines.append(f"Suspect label: [bold]{escape(', '.join(names))}[/]   {_sureness(document)}")
-    lines += [f"[yellow]Because[/] {escape(REASONS[Reason(reason)].means)}" for reason in document["reasons"]]
+    lines += [f"[yellow]Reason:[/] {escape(REASONS[Reason(reason)].means)}" for reason in document["reasons"]]
     lines += map(escape, disagreements(document))
     console.print(
         Panel("\n".join(lines), title=escape(document["inputs"]["model"]["name"]), expand=False, padding=(0, 1))
     )
-    console.print(_label_table(document))
+    if any(row["norm"] is not None for row in document["labels"]):
+        console.print(_label_table(document))
     _show_caveats(document)
     if document["repair"] is not None:
         _print_repair(document["repair"])

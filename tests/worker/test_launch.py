@@ -113,7 +113,9 @@ with ScanSession(JobDirectory(Path(sys.argv[1])), lambda event: print(event["eve
 
 
 @pytest.mark.parametrize(
-    ("work", "code"), [(b"", 0), (b'{"kind": "prepare", "labels": [], "round": 0}\n', 5)], ids=["idle", "busy"]
+    ("work", "code"),
+    [(b"", 0), (b'{"kind": "prepare", "labels": [], "round": 0}\n', 5), (b'{"kind": "prepare"}\n', 1)],
+    ids=["idle", "busy", "misunderstood"],
 )
 def test_an_engine_says_by_its_exit_code_whether_it_was_interrupted(
     endless: JobDirectory, work: bytes, code: int

@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
@@ -97,11 +98,15 @@ def main() -> NoReturn:
 
 
 def _receive(descriptor: int, tasks: Queue[Task]) -> NoReturn:
-    """Pass on the tasks that come in until the other end of the pipe closes, then end this process."""
+    """Pass on the tasks that come in until the other end of the pipe closes, or says no task; then end this process."""
     with os.fdopen(descriptor, "rb") as lines:
         for line in lines:
-            task = json.loads(line)
-            tasks.put(Task(JobKind(task["kind"]), tuple(task["labels"]), task["round"]))
+            try:
+                task = json.loads(line)
+                tasks.put(Task(JobKind(task["kind"]), tuple(task["labels"]), task["round"]))
+            except Exception:  # whoever waits for an answer would wait for ever
+                traceback.print_exc()
+                os._exit(1)
     os._exit(5 if tasks.unfinished_tasks else 0)
 
 
