@@ -22,6 +22,7 @@ from benchmarks.recording import write_result
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 METHODS = ("standard", "paper", "neural_cleanse")
+OUT = "{out}"  # stands for a folder that is there while a scan is
 
 
 def main() -> None:
@@ -53,12 +54,17 @@ def main() -> None:
 
 
 def run(method: str, model: Path, bundle: Path, threads: int) -> dict[str, Any]:
-    """One process from start to end: seconds, processor seconds of it and its children, peak memory of any of them."""
+    """One process from start to end: what it cost, and which labels it flagged."""
+    found, cost = run_to_end(command(method, model, bundle, threads))
+    return {**cost, "flagged": found["flagged"] if method == "neural_cleanse" else found["flagged_labels"]}
+
+
+def run_to_end(program: Sequence[str | Path]) -> tuple[dict[str, Any], dict[str, float]]:
+    """What a process says in JSON, and its cost: seconds, processor seconds with children, peak MB of any of them."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
         started = time.perf_counter()
         process = subprocess.Popen(
-            command(method, model, bundle, threads, out),
+            [Path(folder) / "out" if part == OUT else part for part in program],
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -69,22 +75,16 @@ def run(method: str, model: Path, bundle: Path, threads: int) -> dict[str, Any]:
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
-        found = json.loads(said if method == "neural_cleanse" else (out / "report.json").read_text())
-    flagged = found["flagged"] if method == "neural_cleanse" else found["flagged_labels"]
-    return {
-        "seconds": seconds,
-        "cpu_seconds": used.ru_utime + used.ru_stime,
-        "peak_mb": used.ru_maxrss * 1024 / 1e6,
-        "flagged": flagged,
-    }
+    cost = {"seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss * 1024 / 1e6}
+    return json.loads(said), cost
 
 
-def command(method: str, model: Path, bundle: Path, threads: int, out: Path) -> Sequence[str | Path]:
+def command(method: str, model: Path, bundle: Path, threads: int) -> Sequence[str | Path]:
     if method == "neural_cleanse":
         program = [sys.executable, "-m", "benchmarks.baselines.neural_cleanse"]
         return [*program, model, bundle, "--threads", str(threads)]
     program = [str(Path(sys.executable).with_name("triggerlens")), "scan"]
-    options = ["--preset", method, "--threads", str(threads), "--sandbox", "none", "--out", out, "--json"]
+    options = ["--preset", method, "--threads", str(threads), "--sandbox", "none", "--out", OUT, "--json"]
     return [*program, model, bundle, *options]
 
 

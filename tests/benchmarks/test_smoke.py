@@ -19,6 +19,7 @@ from app.core.presets import PRESETS
 from benchmarks import (
     ablation,
     bundles,
+    cores,
     detection,
     false_alarms,
     figures,
@@ -91,6 +92,7 @@ def miniature(victims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         figures,
         learning_rates,
         ablation,
+        cores,
         missing_classes,
     ):  # where readings places its victims, too
         monkeypatch.setattr(module, "RUNS", victims.with_name("runs"))
@@ -226,6 +228,20 @@ def test_speed(miniature: Path, toy: tuple[Path, Path], monkeypatch: pytest.Monk
     assert [*methods] == [*speed.METHODS]
     for method in methods.values():
         assert 50 < method["peak_mb"] < 4000 and method["cpu_seconds"] > 0.5 and method["seconds"] > 0.5
+
+
+def test_cores(miniature: Path, toy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = cores.command
+
+    def shortened(*arguments: Any, **options: Any) -> Sequence[str | Path]:
+        _, *rest = map(str, whole(*arguments, **options))
+        return cli.command(rest, SEARCH)
+
+    monkeypatch.setattr(cores, "command", shortened)
+    monkeypatch.setattr(cores, "ways", lambda: [("one lane", 1, 0), ("two lanes", 2, 0), ("beside another", 2, 1)])
+    run(cores, monkeypatch, *toy, "--repeats", 1)
+    found = result(miniature, "cores")
+    assert found["of_one_lane"] > 0 and len(found["beside_others"]) == 1
 
 
 def test_readings(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
