@@ -83,18 +83,8 @@ def miniature(victims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setitem(PRESETS, name, short)
     for module in (detection, readings, repair, reactivation, false_alarms, gpu_tier, figures, missing_classes):
         monkeypatch.setattr(module, "VICTIMS", victims)
-    for module in (
-        detection,
-        repair,
-        false_alarms,
-        gpu_tier,
-        table1,
-        figures,
-        learning_rates,
-        ablation,
-        cores,
-        missing_classes,
-    ):  # where readings places its victims, too
+    placing = (detection, repair, false_alarms, gpu_tier, table1, figures, learning_rates, ablation, missing_classes)
+    for module in placing:  # where readings places its victims, too
         monkeypatch.setattr(module, "RUNS", victims.with_name("runs"))
     monkeypatch.setattr(gpu_tier, "FOLDER", tmp_path / "gpu_tier")
     (tmp_path / "results").mkdir()

@@ -324,9 +324,12 @@ class _Meeting:
         if labels is None:
             return [given]
         mirrored = blue_first([given]) if self._may_be_bgr else {}
-        usual = try_conventions(self.scorer, self.images(most), self.channels, bool(bgr), labels)
-        others = [fit for fit in usual if fit.spec != given.spec]
-        return [given, *(self._fit(most, spec, name) for name, spec in mirrored.items()), *others]
+        fits = [given, *(self._fit(most, spec, name) for name, spec in mirrored.items())]
+        try:
+            usual = try_conventions(self.scorer, self.images(most), self.channels, bool(bgr), labels)
+        except Refusal:
+            return fits  # a suspect may be made for what was said, and refuse everything else
+        return fits + [fit for fit in usual if fit.spec != given.spec]
 
     def _fit(self, most: int, spec: InputSpec, name: str) -> Fit:
         return fit(self.scorer, self.images(most), spec, name)
