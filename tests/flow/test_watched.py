@@ -54,6 +54,7 @@ def test_a_net_that_answers_by_its_batch_is_not_searched(watching: Path, sandbox
     assert report["coverage"]["labels_searched"] == 0 and "invert_seconds" not in report["timings"]
 
 
+@pytest.mark.slow
 def test_the_clean_sample_gets_the_same_report_behind_the_fence_and_without(tmp_path: Path) -> None:
     model, bundle = EXAMPLES / "digits_clean.pt", EXAMPLES / "digits_bundle.npz"
     outside, inside = (scanned(model, bundle, tmp_path / sandbox, QUICK, sandbox) for sandbox in SANDBOXES)

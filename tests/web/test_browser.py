@@ -148,6 +148,7 @@ def test_a_person_drops_two_files_and_sees_a_backdoor_found_and_repaired(visit: 
     assert visit.foreign_requests(address) == []
 
 
+@pytest.mark.slow
 def test_a_person_reads_what_was_understood_corrects_it_and_only_then_starts_a_scan(
     visit: Visit, tmp_path: Path
 ) -> None:

@@ -299,6 +299,7 @@ def without(label: int, bundle: Path) -> None:
     save_bundle(images[labels != label], labels[labels != label], bundle)
 
 
+@pytest.mark.slow
 def test_a_class_that_the_bundle_lacks_is_read_alone_and_what_a_repair_does_to_it_is_said_to_be_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +450,7 @@ def test_labels_whose_first_search_was_lucky_are_searched_again_and_not_accused(
     assert [event["done"] for event in again] == list(range(1, 121)) and {event["of"] for event in again} == {120}
 
 
+@pytest.mark.slow
 @needs_proc
 def test_an_engine_killed_in_the_second_round_leaves_a_partial_report_and_goes_on_there_to_the_same_end(
     not_confirmed: tuple[JobDirectory, list[Event]], tmp_path: Path
