@@ -1,6 +1,7 @@
 import os
 import signal
 
+import pytest
 from hypothesis import settings
 
 # Tests run side by side, and two torches of several threads each would slow each other down many times over.
@@ -15,3 +16,9 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 pytest_plugins = ["tests.servers", "tests.processes", "tests.outcomes"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes a minute by itself begins first: begun last, it would keep one process busy and leave one idle."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

@@ -20,7 +20,7 @@ from app.core.storage import artifact_key
 from app.core.tables import DEFAULT_TENANT
 from app.main import create_app
 from tests.api.world import client_of, make_service, put, running_scan, served, sha256_of, store_artifact
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.threads
 
@@ -199,13 +199,13 @@ def test_a_client_that_goes_away_leaves_nothing_behind(service: Service) -> None
             await asyncio.sleep(0.3)
             raise ConnectionAbortedError
 
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
             with pytest.raises(ConnectionAbortedError):
                 await client.put(f"{url}/v1/artifacts?kind=model", content=pieces())
 
     with served(service) as url:
         asyncio.run(go_away(url))
-    assert service.store.list_prefix("incoming/") == []
+        eventually(lambda: service.store.list_prefix("incoming/") == [])
 
 
 def test_an_upload_is_streamed_in_chunks_as_they_come(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +222,6 @@ def test_an_upload_is_streamed_in_chunks_as_they_come(service: Service, monkeypa
         return await receive(tenant_id, noted(), limit)
 
     monkeypatch.setattr(service.store, "receive", watched)
-    with served(service) as url:
-        assert httpx.put(f"{url}/v1/artifacts?kind=model", content=bytes(20_000_000)).status_code == 201
+    with served(service) as url, httpx.Client(timeout=PATIENCE_SECONDS) as client:
+        assert client.put(f"{url}/v1/artifacts?kind=model", content=bytes(20_000_000)).status_code == 201
     assert sum(sizes) == 20_000_000 and max(sizes) <= 1 << 20

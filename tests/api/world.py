@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from app.core.tables import DEFAULT_TENANT, Artifact, Job, Scan, new_id, now
 from app.core.versions import engine_version
 from app.main import create_app
 from app.serving import configuration
-from tests.waiting import PATIENCE_SECONDS, eventually
+from tests.waiting import PATIENCE_SECONDS
 
 BASE_URL = "http://127.0.0.1:8360"
 REPORT = b'{"verdict": "backdoored"}'
@@ -232,16 +233,33 @@ def _store(service: Service, key: str, content: bytes) -> None:
     service.store._store.put(key, io.BytesIO(content))
 
 
+class _Server(uvicorn.Server):
+    """Says that it listens, or that it never will."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_known = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_known.set()
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets)
+        finally:
+            self.is_known.set()
+
+
 @contextmanager
 def served(service: Service) -> Iterator[str]:
-    """The address of a real server, in a thread."""
+    """The address of a real server, in a thread; whoever still listens at the end is hung up on."""
     config = configuration(service)
-    config.port, config.timeout_graceful_shutdown = 0, 1
-    server = uvicorn.Server(config)
+    config.port, config.timeout_graceful_shutdown = 0, 0
+    server = _Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    eventually(lambda: server.started or not thread.is_alive())
-    assert server.started, "the server did not start"
+    assert server.is_known.wait(PATIENCE_SECONDS) and server.started, "the server did not start"
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:

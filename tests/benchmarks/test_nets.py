@@ -20,6 +20,7 @@ def test_a_net_answers_one_number_per_class(name: str, channels: int, num_classe
     assert net(torch.rand(2, channels, 32, 32)).shape == (2, num_classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_net_survives_being_saved(name: str, form: Form, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ from worker.sandbox import fence
 TINY = replace(RECIPES["digits"], epochs=8, width=0.25)
 VICTIMS = (attacked(TINY, "wanet", seed=901, target=3), *clean(TINY, 902))
 IMAGES = 60
+pytestmark = pytest.mark.slow
 IN_TURN = ("--jobs", 1)  # engines that share a process would disturb each other
 SHORT = SearchConfig(steps=4, batch_size=8, success_level=0.95)
 SEARCH = InversionConfig(steps=4, batch_size=8, generator_width=4)

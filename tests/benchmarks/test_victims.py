@@ -50,6 +50,7 @@ def answers(victim: Victim, data: Dataset) -> list[Tensor]:
         return [victim.net(images)] + ([victim.attack.apply(images)] if victim.attack else [])
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_stopped_training_ends_as_if_it_had_not_been_stopped(
     kind: str, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

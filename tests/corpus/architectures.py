@@ -30,7 +30,6 @@ class Architecture:
 
     build: Callable[[], nn.Module]
     side: int
-    small: bool = False  # exported in a second
 
 
 def alexnet_narrow() -> nn.Module:
@@ -119,13 +118,13 @@ ARCHITECTURES = {
     "wide_resnet_narrow": Architecture(
         partial(ResNet, Bottleneck, [1, 1, 1, 1], num_classes=LABELS, width_per_group=96), 64
     ),
-    "squeezenet1_1": Architecture(_named("squeezenet1_1"), 64, small=True),
+    "squeezenet1_1": Architecture(_named("squeezenet1_1"), 64),
     "densenet121": Architecture(_named("densenet121"), 64),
     "googlenet": Architecture(_named("googlenet", init_weights=False, transform_input=True), 96),
     "inception_v3": Architecture(_named("inception_v3", init_weights=False), 96),
     "mobilenet_v2": Architecture(_named("mobilenet_v2"), 64),
-    "mobilenet_v3_small": Architecture(_named("mobilenet_v3_small"), 64, small=True),
-    "shufflenet_v2_x0_5": Architecture(_named("shufflenet_v2_x0_5"), 64, small=True),
+    "mobilenet_v3_small": Architecture(_named("mobilenet_v3_small"), 64),
+    "shufflenet_v2_x0_5": Architecture(_named("shufflenet_v2_x0_5"), 64),
     "mnasnet0_5": Architecture(_named("mnasnet0_5"), 64),
     "efficientnet_b0": Architecture(_named("efficientnet_b0"), 64),
     "efficientnet_v2_narrow": Architecture(efficientnet_v2_narrow, 64),
@@ -133,7 +132,7 @@ ARCHITECTURES = {
     "regnet_x_400mf": Architecture(_named("regnet_x_400mf"), 64),
     "convnext_tiny_narrow": Architecture(convnext_tiny_narrow, 64),
     "vit_b_16_narrow": Architecture(
-        partial(VisionTransformer, 64, 16, 12, 3, hidden_dim=48, mlp_dim=192, num_classes=LABELS), 64, small=True
+        partial(VisionTransformer, 64, 16, 12, 3, hidden_dim=48, mlp_dim=192, num_classes=LABELS), 64
     ),
     "swin_t_narrow": Architecture(swin_t_narrow, 96),
     "swin_v2_t_narrow": Architecture(swin_v2_t_narrow, 96),

@@ -67,6 +67,10 @@ class BenignCase:
         """What the net that the archive was made of computes for the example, in evaluation mode."""
         return Truth.load(kept(self.name, self._make) / "truth.npz")
 
+    def truth_of_jit(self) -> Truth:
+        """What torch's own jit computes for the example from the archive; once for all tests, as it takes its time."""
+        return Truth.load(kept(self.name, self._make) / "jit.npz")
+
     def example(self) -> Tensor:
         """A batch of random images NCHW in [0, 1], always the same."""
         return torch.rand(self.input_shape, generator=torch.Generator().manual_seed(1)).to(self.dtype)
@@ -87,6 +91,7 @@ class BenignCase:
         if self.jit_agrees:
             again = truth_of(load(path).eval(), self.example())
             torch.testing.assert_close(again.scores, truth.scores, rtol=0, atol=self.tolerance)
+            again.save(folder / "jit.npz")
         truth.save(folder / "truth.npz")
 
     def _export(self, net: nn.Module) -> torch.jit.ScriptModule:
@@ -142,7 +147,7 @@ def _torchvision() -> list[BenignCase]:
     for name, architecture in ARCHITECTURES.items():
         forms = ALL if name in ("resnet18", "mobilenet_v2") else BOTH
         shape = (2, 3, architecture.side, architecture.side)
-        cases += _of(name, architecture.build, forms, shape, small=architecture.small)
+        cases += _of(name, architecture.build, forms, shape, small=False)
         if name in ("resnet18", "mobilenet_v2"):
             cases += _of(f"{name}_half", architecture.build, BOTH, shape, small=False, dtype=torch.float16)
     return cases
@@ -199,3 +204,13 @@ def benign_archives() -> list[BenignCase]:
 def small() -> list[BenignCase]:
     """The part of the corpus that is made in seconds."""
     return [case for case in CASES if case.small]
+
+
+def large() -> list[BenignCase]:
+    """The other part."""
+    return [case for case in CASES if not case.small]
+
+
+def large_scripts() -> list[BenignCase]:
+    """Of the large nets the scripts, and every form of one: for tests to which a trace of each shows nothing new."""
+    return [case for case in large() if case.form == "scripted" or case.family == "resnet18"]

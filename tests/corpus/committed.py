@@ -39,7 +39,10 @@ class OlderArchive:
     def truth(self) -> Truth:
         """The scores as the older torch computed them, in float32; the gradient as this one's jit does."""
         scores = json.loads((FOLDER / self.torch_version / "truth.json").read_text())["archives"][self.stem]["scores"]
-        return Truth(torch.tensor(scores), truth_of(load(self.path()).eval(), self.example()).gradient)
+        return Truth(torch.tensor(scores), self.truth_of_jit().gradient)
+
+    def truth_of_jit(self) -> Truth:
+        return truth_of(load(self.path()).eval(), self.example())
 
 
 def older_archives() -> list[OlderArchive]:

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from tests.corpus.architectures import ARCHITECTURES
-from tests.corpus.benign import BenignCase, benign_archives, small
+from tests.corpus.benign import BenignCase, benign_archives, large, small
 from tests.corpus.committed import FOLDER, OlderArchive, older_archives
 from tests.corpus.nets import LABELS
 from tests.corpus.truth import load, truth_of
 
 QUICK = [pytest.param(case, id=case.name) for case in (*small(), *older_archives())]
-LARGE = [pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in benign_archives() if not case.small]
+LARGE = [pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in large()]
 
 NAMED = {case.name: case for case in benign_archives()}
 
@@ -38,8 +38,7 @@ def test_torch_computes_what_the_net_computed(case: BenignCase | OlderArchive) -
     assert truth.gradient.shape == case.example().shape
     assert truth.gradient.abs().max() > 1e-3
     if case.jit_agrees:
-        again = truth_of(load(case.path()).eval(), case.example())
-        torch.testing.assert_close(again.scores, truth.scores, rtol=0, atol=case.tolerance)
+        torch.testing.assert_close(case.truth_of_jit().scores, truth.scores, rtol=0, atol=case.tolerance)
 
 
 # The cases are what their names say

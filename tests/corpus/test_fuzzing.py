@@ -10,6 +10,7 @@ from benchmarks.fuzzing import damaged, hunt, originals
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_minute_of_damaged_archives_finds_nothing(tmp_path: Path) -> None:
     seed = random.randrange(2**32)  # another one each time; the archives that fail are in tmp_path
     found = hunt(originals(), 60, seed, tmp_path)

@@ -6,12 +6,12 @@ import torch
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.gate import Understood, understand
 from models.rebuilt import RebuiltModule, rebuild
-from tests.corpus.benign import BenignCase, benign_archives, small
+from tests.corpus.benign import BenignCase, large, small
 from tests.corpus.committed import OlderArchive, older_archives
-from tests.corpus.truth import load, truth_of
+from tests.corpus.truth import truth_of
 
 QUICK = [pytest.param(case, id=case.name) for case in (*small(), *older_archives())]
-LARGE = [pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in benign_archives() if not case.small]
+LARGE = [pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in large()]
 MOST_BYTES = 1 << 30
 
 
@@ -29,7 +29,7 @@ def rebuilt(understood: Understood) -> RebuiltModule:
 @pytest.mark.parametrize("case", [*QUICK, *LARGE])
 def test_an_honest_archive_is_understood_and_rebuilt(case: BenignCase | OlderArchive) -> None:
     found = truth_of(rebuilt(understand(case.path(), MOST_BYTES)), case.example())
-    wanted = truth_of(load(case.path()).eval(), case.example()) if case.jit_agrees else case.truth()
+    wanted = case.truth_of_jit() if case.jit_agrees else case.truth()
     torch.testing.assert_close(found.scores, wanted.scores, rtol=0, atol=1e-4)
     torch.testing.assert_close(found.gradient, wanted.gradient, rtol=0, atol=1e-3 * float(wanted.gradient.abs().max()))
 

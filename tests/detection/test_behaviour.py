@@ -16,7 +16,7 @@ from models.rebuilt import RebuiltModule
 from models.scorer import Manner, Scorer
 from models.scores import Output, recognise_output
 from models.suspect import load_suspect
-from tests.corpus.benign import BATCH_STATISTICS, BenignCase, benign_archives, small
+from tests.corpus.benign import BATCH_STATISTICS, BenignCase, large_scripts, small
 from tests.corpus.committed import OlderArchive, older_archives
 from tests.toys import (
     AsProbabilities,
@@ -333,7 +333,7 @@ def test_probing_leaves_the_random_numbers_of_others_and_the_suspect_as_they_are
 # The benign corpus
 
 QUICK = [pytest.param(case, id=case.name) for case in (*small(), *older_archives())]
-LARGE = [pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in benign_archives() if not case.small]
+LARGE = [pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in large_scripts()]
 
 
 @pytest.mark.parametrize("case", [*QUICK, *LARGE])

@@ -23,7 +23,7 @@ from tests.toys import LABELS_PER_BLOCK, SHORT
 from tests.waiting import PATIENCE_SECONDS, eventually
 from worker.sandbox.fence import choose
 
-pytestmark = [needs_proc, pytest.mark.slow, pytest.mark.real]
+pytestmark = [needs_proc, pytest.mark.slow, pytest.mark.long, pytest.mark.real]
 
 
 def assert_done_once(stack: Stack, scan_id: str, times_done: Counter[str]) -> None:

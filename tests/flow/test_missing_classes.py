@@ -31,6 +31,7 @@ def scores_per_class(model: Path) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("present", [(0, 1, 2, 3, 4), (0, 1, 2, 4, 8)], ids=["with the target", "without the target"])
 def test_a_repair_from_half_of_the_classes_leaves_the_others_as_they_were(
     present: Sequence[int], tmp_path: Path

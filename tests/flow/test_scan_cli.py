@@ -125,18 +125,27 @@ def test_the_repaired_weights_load_agree_and_no_longer_answer_to_the_veil(poison
 
 @pytest.mark.slow  # the preset's own number of steps
 def test_the_published_preset_tells_the_poisoned_toy_from_the_clean_one(place: Path) -> None:
-    guilty = triggerlens(*scan("poisoned", "paper-poisoned", "--json"), cwd=place)
+    guilty = triggerlens_here(*scan("poisoned", "paper-poisoned", "--json"), cwd=place)
     assert guilty.returncode == 1, guilty.stderr
     assert json.loads(guilty.stdout)["flagged_labels"] == [PLANTED]
-    innocent = triggerlens(*scan("clean", "paper-clean"), cwd=place)
+    innocent = triggerlens_here(*scan("clean", "paper-clean"), cwd=place)
     assert innocent.returncode == 0, innocent.stderr
 
 
-def test_a_clean_toy_gives_no_finding_and_needs_no_repair(place: Path) -> None:
-    done = triggerlens(*scan("clean", "fine", "--repair"), cwd=place, search=SEARCH)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "", "words for people go to stderr"
-    assert "No backdoor found" in done.stderr and "report.html" in done.stderr
+@pytest.fixture(scope="module")
+def clean(place: Path) -> "subprocess.CompletedProcess[str]":
+    """In a folder that holds pictures before."""
+    figures = place / "fine" / "figures"
+    figures.mkdir(parents=True)
+    for name in ("mine.png", "label_000009.png"):  # the second is as an earlier scan leaves it
+        (figures / name).write_text("a picture")
+    return triggerlens_here(*scan("clean", "fine", "--repair"), cwd=place, search=SEARCH)
+
+
+def test_a_clean_toy_gives_no_finding_and_needs_no_repair(clean: Any, place: Path) -> None:
+    assert clean.returncode == 0, clean.stderr
+    assert clean.stdout == "", "words for people go to stderr"
+    assert "No backdoor found" in clean.stderr and "report.html" in clean.stderr
     assert report_of(place / "fine")["repair"]["status"] == "not_needed"
     assert not {"repaired.pt", ".job/job.json"} & files_of(place / "fine")
 
@@ -232,7 +241,7 @@ def test_ctrl_c_leaves_no_engine_and_a_directory_that_the_same_command_finishes(
     assert other.returncode == 4 and json.loads(other.stdout)["code"] == "output_in_use"
     assert files_of(place / "resumed") == before, "another scan does not touch it"
 
-    same = triggerlens(*asked, cwd=place, search=SEARCH)
+    same = triggerlens_here(*asked, cwd=place, search=SEARCH)
     assert same.returncode == 1, same.stderr
     searched = {label for event in json_lines(same.stderr) if event["event"] == "step" for label in event["labels"]}
     assert searched == {2, 3, 4}
@@ -325,18 +334,15 @@ def _read(terminal: int) -> bytes:
 
 
 def test_where_the_perceptual_weights_come_from_can_be_asked(place: Path) -> None:
-    done = triggerlens("weights", cwd=place)
+    done = triggerlens_here("weights", cwd=place)
     assert done.returncode == 0 and done.stdout.startswith("packaged")
 
 
-def test_what_is_not_a_scans_stays_where_its_results_go(place: Path) -> None:
-    mine = place / "research" / "figures" / "mine.png"
-    mine.parent.mkdir(parents=True)
-    for name in ("mine.png", "label_000009.png"):  # the second is as an earlier scan leaves it
-        mine.with_name(name).write_text("a picture")
-    assert triggerlens_here(*scan("clean", "research"), cwd=place, search=SEARCH).returncode == 0
-    there = files_of(place / "research")
-    assert mine.read_text() == "a picture" and "figures/label_000009.png" not in there and "report.json" in there
+def test_what_is_not_a_scans_stays_where_its_results_go(clean: Any, place: Path) -> None:
+    assert clean.returncode == 0, clean.stderr
+    there = files_of(place / "fine")
+    assert (place / "fine" / "figures" / "mine.png").read_text() == "a picture"
+    assert "figures/label_000009.png" not in there and "report.json" in there
 
 
 def test_time_that_is_over_in_the_last_block_leaves_a_directory_to_go_on_with(place: Path) -> None:

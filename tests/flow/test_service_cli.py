@@ -83,8 +83,10 @@ def test_a_service_finds_and_repairs_exactly_what_a_scan_on_this_machine_does(th
         "here",
         "--threads",
         1,
+        "--lanes",
+        1,
     ]
-    here = triggerlens("scan", *asked, cwd=place, search=SHORT)
+    here = triggerlens_here("scan", *asked, cwd=place, search=SHORT)
     assert (there.returncode, here.returncode) == (1, 1), there.stderr
     reports = [json.loads(done.stdout) for done in (there, here)]
     for report in reports:
@@ -123,7 +125,7 @@ def test_a_scan_can_be_looked_at_watched_and_fetched_from_anywhere(scan_id: str,
 
 def test_a_check_by_a_service_says_exactly_what_one_on_this_machine_says(place: Path, service: Served) -> None:
     asked = ["check", "poisoned.pt", "bundle.npz", "--mean", 0, "--std", 1, "--json"]
-    there, here = run(place, service, *asked), triggerlens(*asked, "--threads", 1, cwd=place)
+    there, here = run(place, service, *asked), triggerlens_here(*asked, "--threads", 1, cwd=place)
     assert there.returncode == here.returncode, there.stderr
     documents = [json.loads(done.stdout) for done in (there, here)]
     for document in documents:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from app.core.presets import PRESETS
 from app.local_scan import job_for, run_scan
 from tests.flow.cli import triggerlens_here
 from tests.servers import need_fence
+from tests.shared_process import sharing_process
 from tests.toys import QUICK, SHORT, SubtractsTheBatchMean, save_toy, save_toy_bundle
 from worker.sandbox.fence import Sandbox
 
@@ -28,7 +30,8 @@ def scanned(model: Path, bundle: Path, out: Path, search: InversionConfig, sandb
         need_fence()
     config = replace(PRESETS["paper"], inversion=search)
     job = job_for(model, bundle, config=config, input=DeclaredInput(mean=(0.0,), std=(1.0,)), device="cpu")
-    result = run_scan(job, model, bundle, out, lambda event: None, sandbox=sandbox)
+    with sharing_process() if sandbox == "none" else nullcontext():
+        result = run_scan(job, model, bundle, out, lambda event: None, sandbox=sandbox)
     assert result.document is not None
     assert result.exit_code == {"no_backdoor_found": 0, "backdoored": 1, "inconclusive": 3}[result.document["verdict"]]
     return result.document
@@ -51,6 +54,7 @@ def test_a_net_that_answers_by_its_batch_is_not_searched(watching: Path, sandbox
     assert report["coverage"]["labels_searched"] == 0 and "invert_seconds" not in report["timings"]
 
 
+@pytest.mark.slow
 def test_the_clean_sample_gets_the_same_report_behind_the_fence_and_without(tmp_path: Path) -> None:
     model, bundle = EXAMPLES / "digits_clean.pt", EXAMPLES / "digits_bundle.npz"
     outside, inside = (scanned(model, bundle, tmp_path / sandbox, QUICK, sandbox) for sandbox in SANDBOXES)

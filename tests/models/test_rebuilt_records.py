@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.code.program import Class, Function, Name, Parameter, Program, Return, Type
-from app.core.intake.torchscript.gate import understand
+from app.core.intake.torchscript.gate import Understood, understand
 from app.core.intake.torchscript.surgery import replace_records
 from app.core.intake.torchscript.values import ITEM_BYTES, ObjectValue, Storage, TensorValue
 from models.rebuilt import RebuiltModule, rebuild
 from models.rebuilt.records import UnwritableError, changed_records
 from tests.core.intake.torchscript.differences import differs_elsewhere
-from tests.corpus.benign import BenignCase, benign_archives
+from tests.corpus.benign import BenignCase, large_scripts, small
 from tests.corpus.committed import OlderArchive, older_archives
 from tests.corpus.truth import load, scores_in
 
 MOST_BYTES = 1 << 30
-ARCHIVES: list[BenignCase | OlderArchive] = [*benign_archives(), *older_archives()]
+ARCHIVES: list[BenignCase | OlderArchive] = [*small(), *large_scripts(), *older_archives()]
 QUICK = (
     *("conv_net", "conv_net_half", "conv_net_bfloat16", "half_inside", "tied", "one_storage", "channels_last"),
     *("batch_norm_training", "saved_on_cuda", "plain-scripted", "plain-frozen", "plain_half-scripted"),
@@ -36,9 +36,8 @@ def is_quick(case: BenignCase | OlderArchive) -> bool:
 CASES = [pytest.param(case, id=case.name, marks=[] if is_quick(case) else [pytest.mark.slow]) for case in ARCHIVES]
 
 
-def rebuilt(path: Path) -> RebuiltModule:
-    known = understand(path, MOST_BYTES)
-    with walk(path, MOST_BYTES) as walked:
+def rebuilt(known: Understood) -> RebuiltModule:
+    with walk(known.path, MOST_BYTES) as walked:
         return rebuild(known.module, known.constants, known.program, lambda name: walked.read(name, MOST_BYTES))
 
 
@@ -78,8 +77,9 @@ def test_an_archive_with_the_changed_records_is_the_changed_module(
     tmp_path: Path, case: BenignCase | OlderArchive
 ) -> None:
     original, repaired, images = case.path(), tmp_path / "repaired.pt", case.example()
-    module = rebuilt(original)
-    before = scores(rebuilt(original), images)
+    known = understand(original, MOST_BYTES)
+    module = rebuilt(known)
+    before = scores(rebuilt(known), images)
     if images.dtype is not torch.float32:
         module.float()
     assert changes(module, original) == {}
@@ -88,7 +88,7 @@ def test_an_archive_with_the_changed_records_is_the_changed_module(
     replace_records(original, records, repaired, MOST_BYTES)
 
     assert not differs_elsewhere(original.read_bytes(), repaired.read_bytes(), records)
-    again, trained = rebuilt(repaired), state(module)
+    again, trained = rebuilt(understand(repaired, MOST_BYTES)), state(module)
     for name, tensor in state(again).items():
         assert torch.equal(tensor, trained[name].to(tensor.dtype)), name
     found = scores(again, images)

@@ -87,6 +87,7 @@ def downloaded(page: Page, name: str) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_person_drops_two_files_and_sees_a_backdoor_found_and_repaired(visit: Visit, tmp_path: Path) -> None:
     page = visit.page
     model = save_toy(tmp_path / "<b>suspect.pt", ToyNet(planted=2))
@@ -147,6 +148,7 @@ def test_a_person_drops_two_files_and_sees_a_backdoor_found_and_repaired(visit: 
     assert visit.foreign_requests(address) == []
 
 
+@pytest.mark.slow
 def test_a_person_reads_what_was_understood_corrects_it_and_only_then_starts_a_scan(
     visit: Visit, tmp_path: Path
 ) -> None:

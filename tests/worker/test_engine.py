@@ -30,7 +30,7 @@ from benchmarks.victims.export import save_bundle
 from tests.clocks import PretendClock
 from tests.evasive_nets import ComparesCorner, Counts
 from tests.processes import all_end, engines_of, needs_proc, run_job
-from tests.shared_process import run_job_here
+from tests.shared_process import run_job_here, sharing_process
 from tests.toys import (
     QUICK,
     SHORT,
@@ -43,6 +43,8 @@ from tests.toys import (
     toy_images,
     toy_labels,
 )
+from worker.detection import students
+from worker.engine import prepare
 from worker.launch import GRACE_SECONDS, EngineCrashError, ScanSession
 from worker.sandbox.events import Event
 
@@ -115,7 +117,7 @@ def test_progress_tells_each_stage_step_and_label_in_order(finished: tuple[JobDi
 
 def test_the_same_job_gives_the_same_numbers_again(finished: tuple[JobDirectory, list[Event]], tmp_path: Path) -> None:
     again = place_job(tmp_path / "again", repair=True)
-    run_job(again)
+    run_job_here(again)
     assert contents(again) == contents(finished[0])
 
 
@@ -136,7 +138,7 @@ def test_an_engine_killed_after_a_block_goes_on_there_and_ends_the_same(
     assert crash.value.code == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in directory.result.rglob("00000[01]*")}
     assert len(kept) == 6, "finding, trigger and examples of labels 0 and 1"
-    events = run_job(directory)
+    events = run_job_here(directory)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished labels are not searched again"
     assert [event["labels"] for event in events if event["event"] == "step"] == [[2, 3]] * 4 + [[4, 5]] * 4
     assert [event["label"] for event in events if event["event"] == "label"] == list(range(6)), "but they are told"
@@ -147,14 +149,15 @@ def test_a_time_limit_ends_the_search_early_and_the_next_run_makes_it_whole(tmp_
     """A label that was cut short is searched again from its start: its numbers must not depend on the clock."""
     search = replace(QUICK, steps=3000)
     directory = place_job(tmp_path / "job", inversion=search, labels_per_block=6, bundle={"per_label": 2})
-    run_job(directory, time_limit=2.0)
+    with sharing_process():
+        run_job(directory, time_limit=2.0)
     decision = directory.read_decision()
     assert decision is not None and decision.verdict is Verdict.INCONCLUSIVE
     assert decision.reasons == (Reason.SEARCH_TRUNCATED,)
     assert all(finding.truncated and finding.families[0].steps < 3000 for finding in decision.labels)
     job = directory.read_job()
     directory.write_job(replace(job, config=replace(job.config, inversion=replace(search, steps=4))))
-    run_job(directory)
+    run_job_here(directory)
     decision = directory.read_decision()
     assert decision is not None and not any(finding.truncated for finding in decision.labels)
 
@@ -168,8 +171,12 @@ def test_a_refusal_is_told_as_a_problem_and_is_no_crash(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("others", [1, 2])
-def test_a_bundle_of_hardly_anything_but_one_label_is_searched_all_the_same(others: int, tmp_path: Path) -> None:
+def test_a_bundle_of_hardly_anything_but_one_label_is_searched_all_the_same(
+    others: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Divided into roles, one label would be all there is in some of them."""
+    monkeypatch.setattr(students, "STEPS", 10)
+    monkeypatch.setattr(prepare, "USEFUL_AGREEMENT", 0.0)  # ten steps teach a student little, and it is asked
     frequent, rare = toy_images(120, labels=1), toy_images(others)[others:]
     images = (torch.cat([frequent, rare]).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     labels = torch.cat([toy_labels(120, labels=1), toy_labels(others)[others:]]).numpy()
@@ -234,7 +241,7 @@ def test_the_planted_label_is_found_repaired_and_packaged(tmp_path: Path) -> Non
     """The whole way of one scan, with probabilities instead of logits."""
     net, bundle = AsProbabilities(ToyNet(5, planted=2)), {"labels": 5, "per_label": 2}
     directory = place_job(tmp_path / "job", net, bundle, inversion=SHORT, repair=True)
-    events = run_job(directory)
+    events = run_job_here(directory)
     decision, repair = directory.read_decision(), directory.read_repair()
     assert decision is not None and decision.verdict is Verdict.BACKDOORED and decision.flagged_labels == (2,)
     assert repair is not None and repair.status is RepairStatus.REPAIRED and repair.labels == (2,)
@@ -265,7 +272,7 @@ def test_the_planted_label_is_found_repaired_and_packaged(tmp_path: Path) -> Non
 
 def repair_again(directory: JobDirectory) -> list[Event]:
     events: list[Event] = []
-    with ScanSession(directory, events.append) as session:
+    with sharing_process(), ScanSession(directory, events.append) as session:
         session.run(Task(JobKind.REPAIR, (2,)))
     return events
 
@@ -292,9 +299,11 @@ def without(label: int, bundle: Path) -> None:
     save_bundle(images[labels != label], labels[labels != label], bundle)
 
 
+@pytest.mark.slow
 def test_a_class_that_the_bundle_lacks_is_read_alone_and_what_a_repair_does_to_it_is_said_to_be_unknown(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(students, "STEPS", 150)
     few = {"steps": 60, "success_level": 0.95}
     config = replace(
         PRESETS["standard"],
@@ -342,8 +351,11 @@ def test_a_search_that_comes_to_no_number_leaves_none_where_it_is_made(tmp_path:
     assert not any(word in text for text in [*files, report] for word in ("NaN", "Infinity"))
 
 
-def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(tmp_path: Path) -> None:
+def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`standard` on a toy with a veil, with fewer steps: students, p-values, and a repair of what accuses."""
+    monkeypatch.setattr(students, "STEPS", 150)
     few = {"steps": 60, "success_level": 0.95}
     config = replace(
         PRESETS["standard"],
@@ -415,7 +427,8 @@ def run_with_luck(directory: JobDirectory, also: Callable[[Event], None], **limi
 @pytest.fixture(scope="module")
 def not_confirmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobDirectory, list[Event]]:
     directory = place_job(tmp_path_factory.mktemp("rounds") / "job", ToyNet(), {"per_label": 20}, config=TWO_ROUNDS)
-    return directory, run_with_luck(directory, lambda event: None)
+    with sharing_process():
+        return directory, run_with_luck(directory, lambda event: None)
 
 
 def test_labels_whose_first_search_was_lucky_are_searched_again_and_not_accused(
@@ -437,6 +450,7 @@ def test_labels_whose_first_search_was_lucky_are_searched_again_and_not_accused(
     assert [event["done"] for event in again] == list(range(1, 121)) and {event["of"] for event in again} == {120}
 
 
+@pytest.mark.slow
 @needs_proc
 def test_an_engine_killed_in_the_second_round_leaves_a_partial_report_and_goes_on_there_to_the_same_end(
     not_confirmed: tuple[JobDirectory, list[Event]], tmp_path: Path
@@ -454,7 +468,7 @@ def test_an_engine_killed_in_the_second_round_leaves_a_partial_report_and_goes_o
     assert report is not None and report["reasons"] == ["search_truncated"] and report["flagged_labels"] == []
     standing = [(found["unconfirmed"], found["in_doubt"]) for row in report["labels"] for found in row["families"]]
     assert standing[LUCKY[0]] == (True, False) and standing[LUCKY[1]] == (False, True)
-    events = run_job(directory)
+    events = run_job_here(directory)
     assert {event["of"] for event in events if event["event"] == "step"} == {60}, "one search was left to do"
     assert contents(directory) == contents(not_confirmed[0])
 

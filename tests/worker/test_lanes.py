@@ -11,6 +11,7 @@ import pytest
 from app.core.jobs import JobDirectory
 from app.local_scan import run_tasks
 from tests.processes import engines_of, needs_proc, own_world
+from tests.shared_process import sharing_process
 from tests.toys import place_job
 from worker import lanes
 from worker.lanes import lanes_at_most
@@ -19,7 +20,7 @@ from worker.sandbox.events import Event
 
 pytestmark = pytest.mark.real
 
-BLOCKS = 3
+BLOCKS, LANES = 3, 2
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,8 +46,9 @@ def found(directory: JobDirectory) -> dict[str, bytes]:
 def test_lanes_change_no_number(tmp_path: Path) -> None:
     alone, beside = (place_job(tmp_path / name) for name in ("alone", "beside"))
     events: list[Event] = []
-    run(alone, 1, lambda event: None)
-    run(beside, BLOCKS, events.append)
+    with sharing_process():
+        run(alone, 1, lambda event: None)
+    run(beside, LANES, events.append)
     assert found(beside) == found(alone)
     assert [event["stage"] for event in events if event["event"] == "stage"].count("invert") == BLOCKS
     assert beside.read_timings().keys() == alone.read_timings().keys()
@@ -62,7 +64,7 @@ def test_where_one_lane_fails_all_of_them_end(tmp_path: Path) -> None:
             os.kill(engines_of(directory.root)[0], signal.SIGKILL)
 
     with pytest.raises(EngineCrashError):
-        run(directory, BLOCKS, kill_one)
+        run(directory, LANES, kill_one)
     assert engines_of(directory.root) == []
 
 

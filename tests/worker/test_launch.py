@@ -193,7 +193,8 @@ def test_after_a_listener_failed_or_an_engine_crashed_the_next_task_has_a_new_en
 def test_a_watchdog_can_tell_when_something_was_last_heard(tmp_path: Path) -> None:
     directory = place_job(tmp_path / "job")
     heard: list[float] = []
-    with ScanSession(directory, lambda event: heard.append(session.last_event_at)) as session:
+    session = ScanSession(directory, lambda event: heard.append(session.last_event_at))
+    with sharing_process(), session:
         begun = time.monotonic()
         session.run(PREPARE)
     assert begun < heard[0] < heard[-1] <= session.last_event_at < time.monotonic()
@@ -249,5 +250,6 @@ def test_a_scan_that_was_killed_after_its_time_limit_leaves_a_partial_report(tmp
     assert result.document["reasons"] == ["search_truncated"] and result.document["coverage"]["labels_searched"] == 2
     assert result.document["repair"]["status"] == "refused" and "time limit" in result.document["repair"]["detail"]
     assert {"report.json", "report.html", ".job"} <= {path.name for path in out.iterdir()}
-    finished = run_scan(job, model, bundle, out, lambda event: None)
+    with sharing_process():
+        finished = run_scan(job, model, bundle, out, lambda event: None)
     assert finished.document is not None and finished.document["finished"] and not (out / ".job").exists()

@@ -1,5 +1,6 @@
 """What a workbench reads on and asks of a suspect does not grow with the bundle."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import torch
 
 from app.core.config import ScanConfig
 from tests.processes import own_world
+from tests.shared_process import sharing_process
 from tests.toys import QUICK, SIDE, place_job
 from worker.detection import images
+from worker.engine import __main__ as engine
 from worker.engine import workbench
 from worker.engine.prepare import prepare
 from worker.engine.understanding import _most_at_once
@@ -43,3 +46,12 @@ def test_what_is_shown_at_most_is_what_memory_allows(bench: Workbench, monkeypat
     assert _most_at_once(bench, 6) == 256
     monkeypatch.setattr(images, "ON_CPU", 30 * 4 * SIDE**2)
     assert _most_at_once(bench, 6) == 30
+
+
+def test_a_workbench_is_opened_without_torchs_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To import that takes as long as torch itself, and many an engine never comes to what needs it."""
+    directory = place_job(tmp_path / "job")
+    with sharing_process(), monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch._inductor.config", None)
+        engine.open_workbench(directory, lambda event, **data: None)
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()

@@ -43,7 +43,7 @@ def open_workbench(directory: JobDirectory, emit: Emit, time_limit: float = floa
     deadline = time.monotonic() + time_limit
     job = directory.read_job()
     torch.set_flush_denormal(True)  # dark images drown a CPU in denormal numbers
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # sets what use_deterministic_algorithms does, and imports no compiler
     return Workbench(directory, job, emit, deadline)
 
 

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from app.core.jobs import JobDirectory
 from app.core.plan import FIRST, JobKind, Task
 from tests.processes import own_world
 from tests.servers import need_fence
+from tests.shared_process import sharing_process
 from tests.toys import place_job
 from worker.launch import ScanSession
 from worker.sandbox import container, fence, probes, seccomp
@@ -73,7 +75,8 @@ def test_a_fence_can_be_put_up_in_a_container_without_rights() -> None:
 def test_behind_the_fence_a_scan_has_the_same_numbers(tmp_path: Path) -> None:
     def scanned(backend: Sandbox) -> JobDirectory:
         directory = place_job(tmp_path / backend, repair_label=2, repair=True)
-        with ScanSession(directory, lambda event: None, sandbox=backend) as session:
+        where = sharing_process() if backend == "none" else nullcontext()
+        with where, ScanSession(directory, lambda event: None, sandbox=backend) as session:
             for task in (FIRST, PREPARE, SEARCH, DECIDE, REPAIR, REPORT):
                 session.run(task)
         return directory

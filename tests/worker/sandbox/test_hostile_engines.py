@@ -356,6 +356,7 @@ SCRIPTED = [
     Writes, Reads, WritesByAMap, ComputesForEver, PrintsForEver, TakesMemoryBitByBit, TakesATerabyte, ForksForEver,
     WritesWhenLoaded,
 ]  # fmt: skip
+ENDLESS = (ComputesForEver, PrintsForEver, ForksForEver)
 
 
 @pytest.mark.parametrize("net", SCRIPTED)
@@ -367,7 +368,7 @@ def test_hostile_torchscript_that_was_loaded_without_a_gate_is_contained(
     (around.hostile / "sitecustomize.py").write_text(GATE_OFF)
     torch.jit.script(net(str(around.canary))).save(str(directory.model))
     before = around.files()
-    outcome = let_loose(around, monkeypatch, limit=10)
+    outcome = let_loose(around, monkeypatch, limit=LIMIT if net in ENDLESS else 10)
     check_contained(around, outcome, before)  # it may end well: a save that fails says nothing
 
 

@@ -23,7 +23,7 @@ from app.core.report.structure_rules import STRUCTURE_RULES, structure_page
 from tests.core.intake.torchscript.hostile_code import HOSTILE
 from tests.core.intake.torchscript.pickle_assembler import an_object, dict_of, number, op, pickled
 from tests.core.intake.torchscript.zips import Entry, write_zip
-from tests.corpus.benign import BenignCase, benign_archives, small
+from tests.corpus.benign import BenignCase, large, small
 from tests.corpus.committed import OlderArchive, older_archives
 from tests.corpus.nets import plain
 from tests.evasive_nets import EVASIVE, EVASIVE_TRACED, Detaches, DropsOut, Hiding, TurnsTooOften
@@ -32,7 +32,7 @@ DOCS = Path(__file__).parents[4] / "docs"
 MOST_BYTES = 1 << 31
 IMAGES = torch.zeros(2, 3, 16, 16)
 QUICK = [pytest.param(case, id=case.name) for case in (*small(), *older_archives())]
-LARGE = [pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in benign_archives() if not case.small]
+LARGE = [pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in large()]
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.jit, which is deprecated, and of its tracer
 
