@@ -6,6 +6,7 @@ repair that costs more accuracy on them than the budget, or that leaves the inve
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,13 +21,14 @@ from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
 from worker.detection.families.base import Triggers
-from worker.detection.images import Images
 from worker.detection.metrics import accuracy_drop_bound, attack_success_rate, predictions, under
+from worker.detection.reactivation import Known, soonest
 from worker.detection.repairing.base import Afresh, Attempt, Case, is_too_costly
 from worker.detection.repairing.choosing import recipe_of
 from worker.detection.verdict import p_value_again
 from worker.engine.card import MOST_TENSORS, class_accuracies, tensor_changes
 from worker.engine.confirm import FRESH_SEED
+from worker.engine.reactivation import reactivations
 from worker.engine.workbench import Workbench
 
 STILL_WORKS = 0.5  # an inverted trigger that still carries half of the images was not unlearned
@@ -134,7 +136,10 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
         left = f"A search in the repaired model still finds a trigger that stands out (p-value {attempt.p_value:.4f})."
         return _withheld(bench, replace(report, detail=f"{left} More clean images may help."))
     status = RepairStatus.PARTLY_JUDGED if report.unjudged_labels else RepairStatus.REPAIRED
-    return replace(report, status=status, detail=f"{_claim(attempt)}{_not_judged(bench, report)}", files=files)
+    copy = partial(_loaded, bench, bench.directory.repaired)
+    found = reactivations(bench, case, copy, _by_both(triggers), _accept(bench))
+    detail = f"{_claim(attempt)}{_not_judged(bench, report)}"
+    return replace(report, status=status, detail=detail, files=files, comes_back=soonest(found), reactivations=found)
 
 
 def _loaded(bench: Workbench, path: Path) -> Classifier:
@@ -296,9 +301,9 @@ def _right(bench: Workbench, classifier: nn.Module) -> Tensor:
     return predictions(classifier, images) == true
 
 
-def _accept(bench: Workbench) -> tuple[Images, Tensor]:
+def _accept(bench: Workbench) -> Known:
     """The images that judge a repair."""
-    return bench.images.subset(bench.roles.accept), bench.labels_N[bench.roles.accept]
+    return Known(bench.images.subset(bench.roles.accept), bench.labels_N[bench.roles.accept])
 
 
 def _package(bench: Workbench, repaired: RebuiltModule, state: Mapping[str, Tensor]) -> dict[str, str]:
