@@ -9,6 +9,10 @@ paper               `triggerlens repair --preset paper --label TARGET`: the labe
 fine_tune_weak      the paper's control, on the clean images alone
 fine_tune_strong    the control that is hard to beat (benchmarks/baselines/fine_tuning.py)
 nad                 neural attention distillation (benchmarks/baselines/nad.py)
+super_fine_tune     fine-tuning at rates that rise and fall (benchmarks/baselines/super_fine_tuning.py)
+ft_sam              fine-tuning with sharpness-aware minimisation (benchmarks/baselines/ft_sam.py)
+sau                 shared adversarial unlearning (benchmarks/baselines/sau.py)
+nft                 neural mask fine-tuning (benchmarks/baselines/nft.py)
 
 Every finished repair is kept in `runs/detection`. The table goes to `benchmarks/results/` where all methods and attacks
 are asked for.
@@ -31,7 +35,11 @@ from app.core.presets import preset_config
 from app.local_scan import job_for, run_scan
 from benchmarks.attacks import ATTACKS
 from benchmarks.baselines.fine_tuning import STRONG, WEAK, fine_tuned
+from benchmarks.baselines.ft_sam import sharpness_aware
 from benchmarks.baselines.nad import distilled
+from benchmarks.baselines.nft import masked
+from benchmarks.baselines.sau import unlearned
+from benchmarks.baselines.super_fine_tuning import super_fine_tuned
 from benchmarks.computing import set_up_torch
 from benchmarks.datasets import Dataset, as_tensors, load_dataset
 from benchmarks.detection import RUNS, SCAN_IMAGES, THREADS, VICTIMS, Case, is_trained, place, scan
@@ -47,6 +55,10 @@ RIVALS: dict[str, Rival] = {
     "fine_tune_weak": partial(fine_tuned, WEAK),
     "fine_tune_strong": partial(fine_tuned, STRONG),
     "nad": distilled,
+    "super_fine_tune": super_fine_tuned,
+    "ft_sam": sharpness_aware,
+    "sau": unlearned,
+    "nft": masked,
 }
 METHODS = ("standard", "paper", *RIVALS)
 REPAIRED = ("wanet", "badnets", "badnets_grid")

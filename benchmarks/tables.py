@@ -33,6 +33,10 @@ METHODS = {
     "fine_tune_weak": "fine-tuning, weak",
     "fine_tune_strong": "fine-tuning, strong",
     "nad": "NAD",
+    "super_fine_tune": "super-fine-tuning",
+    "ft_sam": "FT-SAM",
+    "sau": "SAU",
+    "nft": "NFT",
     "neural_cleanse": "Neural Cleanse",
 }
 Row = Sequence[object]

@@ -46,6 +46,7 @@ class MatchingConfig:
     learning_rates: tuple[float, ...] = (0.03, 0.01, 0.003)  # SGD; the first one within the accuracy budget is taken
     steps: int = 300  # of each round
     rounds: int = 6  # at most: after each, triggers are searched again and the found ones join the others
+    path_step: float = 0.0  # gradients are taken this far back towards the suspect's weights: Min et al. 2024 take 0.5
 
 
 @dataclass(frozen=True)

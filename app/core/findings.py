@@ -232,6 +232,36 @@ class TensorChange(Finding):
     relative: float | None
 
 
+class ComesBack(StrEnum):
+    """How soon an unlearned trigger works again: beside a network that never had the backdoor, see docs/repair.md."""
+
+    HARDLY = "hardly"
+    PARTLY = "partly"
+    QUICKLY = "quickly"
+
+
+@dataclass(frozen=True)
+class Reactivation(Finding):
+    """What it takes to bring one inverted trigger back in the repaired model: its success after each test.
+
+    The references are the mean over the students that know the label, repaired and tried in the same way; None where
+    there are none.
+    """
+
+    label: int
+    family: str
+    comes_back: ComesBack
+    poisoned: int  # images with the trigger and its label, among
+    images: int  # those that the model was trained further on
+    retuned: float
+    retuned_reference: float | None
+    retuned_accuracy: float
+    noise: float  # at most, on every pixel of [0, 1], over the trigger
+    with_noise: float
+    with_noise_reference: float | None
+    line: tuple[float, ...]  # at weights in equal steps from the repaired model's to the suspect's
+
+
 @dataclass(frozen=True)
 class RepairReport(Finding):
     """What a repair did: its card. It claims no more than: the inverted trigger no longer works, at this cost."""
@@ -252,6 +282,8 @@ class RepairReport(Finding):
     unjudged_labels: tuple[int, ...] = ()  # no image of these was there: no figure speaks of them
     classes: tuple[ClassAccuracy, ...] = ()
     triggers: tuple[UnlearnedTrigger, ...] = ()
+    comes_back: ComesBack | None = None  # the trigger that does so soonest; None where none was tried
+    reactivations: tuple[Reactivation, ...] = ()  # none where no weights are handed out, or time was over
     tensors: int | None = None
     tensors_changed: int | None = None
     largest_changes: tuple[TensorChange, ...] = ()

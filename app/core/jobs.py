@@ -23,6 +23,7 @@ from app.core.config import ScanConfig
 from app.core.findings import (
     Caveat,
     ClassAccuracy,
+    ComesBack,
     Confirmation,
     ConventionFit,
     Decision,
@@ -33,6 +34,7 @@ from app.core.findings import (
     Preparation,
     Probe,
     ProbeFinding,
+    Reactivation,
     Reason,
     RepairReport,
     RepairStatus,
@@ -188,6 +190,8 @@ class JobDirectory:
         document["status"] = RepairStatus(document["status"])
         document["classes"] = tuple(ClassAccuracy(**found) for found in document["classes"])
         document["triggers"] = tuple(UnlearnedTrigger(**found) for found in document["triggers"])
+        document["comes_back"] = document["comes_back"] and ComesBack(document["comes_back"])
+        document["reactivations"] = tuple(map(_reactivation_from_json, document["reactivations"]))
         document["largest_changes"] = tuple(TensorChange(**found) for found in document["largest_changes"])
         return RepairReport(**_tuples(document))
 
@@ -252,6 +256,10 @@ def _family_from_json(document: Mapping[str, Any]) -> FamilyFinding:
     confirmation = again and Confirmation(**{name: _finite(value) for name, value in again.items()})
     known = _tuples({**document, "confirmation": confirmation})
     return FamilyFinding(**{name: _finite(value) for name, value in known.items()})
+
+
+def _reactivation_from_json(document: dict[str, Any]) -> Reactivation:
+    return Reactivation(**{**_tuples(document), "comes_back": ComesBack(document["comes_back"])})
 
 
 def _finite(value: Any) -> Any:

@@ -7,6 +7,7 @@ with a cosine schedule, momentum .9, weight decay 5e-4, batches of 256, 100 epoc
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,24 +38,30 @@ WEAK = FineTuning(learning_rate=1e-3, epochs=10, batch=32)
 STRONG = FineTuning(learning_rate=1e-2, epochs=100, batch=256, weight_decay=5e-4, cosine=True)
 
 
+def batches(
+    images_NCHW: Tensor, labels_N: Tensor, augmentation: Augmentation, epochs: int, batch: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a victim is fine-tuned on: images moved and normalised, with their labels, `batch` at most at a time."""
+    random = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for picked in torch.randperm(len(images_NCHW), generator=random).tensor_split(-(-len(images_NCHW) // batch)):
+            yield normalise(augmentation.apply(images_NCHW[picked], random)), labels_N[picked]
+
+
 def fine_tuned(
     how: FineTuning, net: nn.Module, images_NCHW: Tensor, labels_N: Tensor, augmentation: Augmentation, seed: int
 ) -> nn.Module:
     """A fine-tuned copy of a victim, in evaluation mode; answers logits. Images in [0, 1]; the net takes [-1, 1]."""
     tuned = copy.deepcopy(before_softmax(net)).train().requires_grad_(True)
     optimizer = torch.optim.SGD(tuned.parameters(), how.learning_rate, momentum=0.9, weight_decay=how.weight_decay)
-    batches = -(-len(images_NCHW) // how.batch)
-    steps = how.epochs * batches
+    steps = how.epochs * -(-len(images_NCHW) // how.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if how.cosine else None
-    random = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout
-    for _ in range(how.epochs):
-        for picked in torch.randperm(len(images_NCHW), generator=random).tensor_split(batches):
-            moved = augmentation.apply(images_NCHW[picked], random)
-            loss = functional.cross_entropy(tuned(normalise(moved)), labels_N[picked])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            if schedule:
-                schedule.step()
+    for shown, wanted in batches(images_NCHW, labels_N, augmentation, how.epochs, how.batch, seed):
+        loss = functional.cross_entropy(tuned(shown), wanted)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if schedule:
+            schedule.step()
     return tuned.eval().requires_grad_(False)

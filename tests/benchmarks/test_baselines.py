@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.baselines import nad, neural_cleanse
+from benchmarks.baselines import ft_sam, nad, neural_cleanse, nft, sau, super_fine_tuning
 from benchmarks.baselines.fine_tuning import STRONG, WEAK, fine_tuned
-from benchmarks.baselines.nad import WEIGHTS, attention, depths, distilled
+from benchmarks.baselines.nad import WEIGHTS, attention, depths
 from benchmarks.baselines.neural_cleanse import Patch, flagged_labels, smallest_patch
 from benchmarks.datasets import REPOSITORY, as_tensors
+from benchmarks.repair import RIVALS
 from benchmarks.victims.augmentation import Augmentation
 from benchmarks.victims.recipes import NETS
-from benchmarks.victims.train import accuracy
+from benchmarks.victims.train import accuracy, normalise
 
 LABELS, PLANTED = 5, 3
+STILL = Augmentation(shift=0)
 IMAGES = torch.rand((60, 1, 6, 6), generator=torch.Generator().manual_seed(0))
 READ = torch.randn((LABELS, 36), generator=torch.Generator().manual_seed(1))
 
@@ -86,17 +88,82 @@ def test_attention_says_where_and_not_how_much() -> None:
     assert torch.allclose(attention(maps), attention(7 * maps)) and attention(maps).shape == (4, 25)
 
 
-def test_distillation_leaves_the_victim_as_it_is_and_its_copy_able(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def digits() -> tuple[nn.Module, Tensor, Tensor]:
+    """A small net that has learned the digits, and what it learned from."""
     torch.manual_seed(0)
     with np.load(REPOSITORY / "examples" / "digits_bundle.npz") as bundle:
         images, labels = as_tensors(bundle["images"]), torch.as_tensor(bundle["labels"])
-    untrained, still = NETS["conv"](1, 10, 0.25).eval(), Augmentation(shift=0)
-    victim = fine_tuned(replace(STRONG, batch=64, epochs=20), untrained, images, labels, still, seed=0)
+    untrained = NETS["conv"](1, 10, 0.25).eval()
+    return fine_tuned(replace(STRONG, batch=64, epochs=20), untrained, images, labels, STILL, seed=0), images, labels
+
+
+Digits = tuple[nn.Module, Tensor, Tensor]
+FEW_EPOCHS = {nad: 20, super_fine_tuning: 3, ft_sam: 8, sau: 2, nft: 8}
+
+
+@pytest.mark.parametrize("name", [name for name in RIVALS if not name.startswith("fine_tune")])
+def test_a_rival_leaves_the_victim_as_it_is_and_its_copy_able(
+    name: str, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, epochs in FEW_EPOCHS.items():
+        monkeypatch.setattr(module, "EPOCHS", epochs)
+    victim, images, labels = digits
     before = {name: value.clone() for name, value in victim.state_dict().items()}
-    student = distilled(victim, images, labels, still, seed=0)
+    repaired = RIVALS[name](victim, images, labels, STILL, 0)
     assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
-    assert accuracy(victim, images, labels) > 0.9 and accuracy(student, images, labels) > 0.9
-    monkeypatch.setattr(nad, "EPOCHS", 1)
+    assert accuracy(victim, images, labels) > 0.9 and accuracy(repaired, images, labels) > 0.85
+    assert not repaired.training and not any(weight.requires_grad for weight in repaired.parameters())
+    assert any(not torch.equal(value, before[name]) for name, value in repaired.state_dict().items())
+    for module in FEW_EPOCHS:
+        monkeypatch.setattr(module, "EPOCHS", 1)
     nets = (victim, nn.Sequential(victim, nn.Softmax(1)))
-    plain, of_shares = (distilled(net, images[:64], labels[:64], still, seed=0).parameters() for net in nets)
+    plain, of_shares = (RIVALS[name](net, images[:64], labels[:64], STILL, 0).parameters() for net in nets)
     assert all(map(torch.equal, plain, of_shares)), "by logits"
+
+
+def test_the_sharpest_move_is_as_long_as_asked_and_none_raises_the_loss_more() -> None:
+    random = torch.Generator().manual_seed(0)
+    weights = [nn.Parameter(torch.randn(shape, generator=random)) for shape in ((3, 4), (5,))]
+    slopes = tuple(torch.randn(weight.shape, generator=random) for weight in weights)
+
+    def rise(moves: list[Tensor]) -> float:
+        return sum((move * slope).sum().item() for move, slope in zip(moves, slopes, strict=True))
+
+    def length(moves: list[Tensor]) -> float:
+        return torch.cat([(move / weight).flatten() for move, weight in zip(moves, weights, strict=True)]).norm().item()
+
+    moves = ft_sam.sharpest(weights, slopes, 2.0)
+    assert length(moves) == pytest.approx(2.0)
+    for _ in range(20):
+        other = [torch.randn(weight.shape, generator=random) * weight.detach() for weight in weights]
+        assert rise(other) * 2.0 / length(other) < rise(moves)
+
+
+def test_what_fools_both_nets_stays_close_and_answers_are_told_apart(digits: Digits) -> None:
+    victim, images, labels = digits
+    shown = normalise(images[:32])
+    fooling = sau.shared(victim, victim, shown, labels[:32])
+    assert (fooling - shown).abs().max() <= sau.PIXEL * sau.BOUND + 1e-6 and fooling.abs().max() <= 1.0
+    assert (victim(fooling).argmax(1) != labels[:32]).float().mean() > 0.5
+    one, other = torch.tensor([[30.0, 0.0]]), torch.tensor([[0.0, 30.0]])
+    assert sau.divergence(one, one).item() == pytest.approx(0.0, abs=1e-6)
+    assert sau.divergence(one, other).item() == pytest.approx(np.log(2), abs=1e-4)
+
+
+def test_masks_only_weaken_neurons_and_those_of_first_layers_least(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nft, "EPOCHS", 2)
+    monkeypatch.setattr(nft, "DISTANCE", -1.0)  # wants masks that are far from 1
+    victim, images, labels = digits
+    repaired = nft.masked(victim, images, labels, STILL, 0)
+    lows = []
+    for before, after in zip(victim.modules(), repaired.modules(), strict=True):
+        if isinstance(before, nn.Conv2d | nn.Linear):
+            kept = after.weight.flatten(1).norm(dim=1) / before.weight.flatten(1).norm(dim=1)  # type: ignore[operator,union-attr]
+            assert kept.max() <= 1 + 1e-6
+            lows.append(kept.min().item())
+        elif isinstance(before, nn.BatchNorm2d):
+            assert torch.equal(before.running_mean, after.running_mean)  # type: ignore[arg-type]
+    assert lows == pytest.approx(nft.floors(len(lows)), abs=1e-5) and lows == sorted(lows, reverse=True)

@@ -38,6 +38,7 @@ from benchmarks import (
     tables,
     walls,
 )
+from benchmarks.baselines import ft_sam, nad, nft, sau, super_fine_tuning
 from benchmarks.victims import train
 from benchmarks.victims.recipes import RECIPES
 from benchmarks.victims.roster import ROSTER, attacked, clean
@@ -88,6 +89,8 @@ def miniature(victims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for module in placing:  # where readings places its victims, too
         monkeypatch.setattr(module, "RUNS", victims.with_name("runs"))
     monkeypatch.setattr(gpu_tier, "FOLDER", tmp_path / "gpu_tier")
+    for rival in (nad, super_fine_tuning, ft_sam, sau, nft):
+        monkeypatch.setattr(rival, "EPOCHS", 1)
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(recording, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(students, "STEPS", 10)
@@ -149,7 +152,8 @@ def test_repair_and_reactivation(miniature: Path, monkeypatch: pytest.MonkeyPatc
     run(reactivation, monkeypatch, "digits")
     nets = result(miniature, f"reactivation-digits-{IMAGES}")["nets"]
     assert {"fine_tune_strong", "clean net"} <= {row["method"] for row in nets}
-    assert all(len(row["after"]) == 2 for row in nets)
+    assert all(len(row["after"]) == 2 and 0 <= row["with_noise"] <= 1 for row in nets)
+    assert len({row["line"][-1] for row in nets}) == 1, "every way back ends at the victim"
     assert "| clean net | 1 |" in tables.reactivation()
 
 

@@ -22,8 +22,9 @@ from worker.detection.families.base import Beginning, Triggers, triggers_of
 from worker.detection.families.dynamic import pretrain_generator
 from worker.detection.images import Images
 from worker.detection.inversion import Inversion, invert_triggers
-from worker.detection.mitigation import match_scores, unlearn_trigger
 from worker.detection.preprocessing import fit
+from worker.detection.repairing.paper import unlearn_trigger
+from worker.detection.repairing.standard import match_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 

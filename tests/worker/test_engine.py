@@ -254,6 +254,10 @@ def test_the_planted_label_is_found_repaired_and_packaged(tmp_path: Path) -> Non
     assert [found.label for found in repair.classes] == list(range(5)) and repair.suspect_sha256 is not None
     assert 0 < (repair.tensors_changed or 0) <= (repair.tensors or 0) == len(net.state_dict())
     assert repair.largest_changes and repair.not_shown
+    (again,) = repair.reactivations
+    assert (again.label, again.family, again.poisoned, again.images) == (2, "dynamic", 5, 5)
+    assert again.retuned_reference is None and again.comes_back is repair.comes_back, "there are no students"
+    assert again.line[0] == repair.attack_success_rate_after and again.line[-1] == repair.attack_success_rate_before
     assert [event["done"] for event in events if event["event"] == "epoch"] == list(range(1, 11))
     packaged = torch.jit.load(str(directory.repaired)).state_dict()
     state = load_file(directory.repaired_state)
@@ -387,6 +391,8 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
     afresh = [found.p_value_afresh for found in repair.triggers]
     assert repair.reinversion_p_value == min(p_value for p_value in afresh if p_value is not None)
     assert all((found.norm_afresh or 0) > (found.norm or 0) for found in repair.triggers), "it is harder to reach now"
+    assert [found.family for found in repair.reactivations] == accusing and repair.comes_back is not None
+    assert all(found.retuned_reference is not None for found in repair.reactivations), "the student was tried too"
     steps = [event for event in events if event["event"] == "step" and event["labels"] == [0, 1, 2]]
     assert [event["done"] for event in steps] == list(range(1, 60 * 5 + 1)) and {event["of"] for event in steps} == {
         300

@@ -16,9 +16,10 @@ from tests.toys import QUICK, ToyNet, all_of, place_job
 from worker import steps
 from worker.detection.clean import CleanImages
 from worker.detection.inversion import invert_triggers
+from worker.detection.repairing.base import is_too_costly
 from worker.engine import workbench
 from worker.engine.prepare import prepare
-from worker.engine.repair import Judgement, _is_too_costly, repair
+from worker.engine.repair import repair
 from worker.engine.search import invert
 from worker.engine.workbench import Workbench
 from worker.sandbox.events import Event
@@ -33,9 +34,9 @@ def test_a_repair_may_cost_exactly_its_budget(images: int) -> None:
     after = before.clone()
     after[1 : 1 + lost] = False
     config = RepairConfig(max_accuracy_drop=0.02)
-    assert not _is_too_costly(Judgement(before, {}), Judgement(after, {}), config)
+    assert not is_too_costly(before, after, config)
     after[1 + lost] = False
-    assert _is_too_costly(Judgement(before, {}), Judgement(after, {}), config)
+    assert is_too_costly(before, after, config)
 
 
 class Memory:

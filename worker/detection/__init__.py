@@ -2,5 +2,5 @@
 
 Equation numbers are those of Zheng, Hua and Zhang, "Detecting and Mitigating Backdoor Attacks with Dynamic and
 Invisible Triggers" (ICONIP 2022), called "the paper" throughout. Read inversion.py and families/ first, then
-outliers.py, students.py, step_out.py, verdict.py and mitigation.py.
+outliers.py, students.py, step_out.py, verdict.py and repairing/.
 """

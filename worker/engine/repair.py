@@ -6,12 +6,13 @@ repair that costs more accuracy on them than the budget, or that leaves the inve
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from app.core.config import MatchingConfig, RepairConfig
 from app.core.findings import Confirmation, Decision, RepairReport, RepairStatus, UnlearnedTrigger, finite
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
@@ -20,15 +21,16 @@ from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
 from worker.detection.families.base import Triggers
-from worker.detection.inversion import Inversion
 from worker.detection.metrics import accuracy_drop_bound, attack_success_rate, predictions, under
-from worker.detection.mitigation import match_scores, unlearn_trigger
+from worker.detection.reactivation import Known, soonest
+from worker.detection.repairing.base import Afresh, Attempt, Case, is_too_costly
+from worker.detection.repairing.choosing import recipe_of
 from worker.detection.verdict import p_value_again
 from worker.engine.card import MOST_TENSORS, class_accuracies, tensor_changes
 from worker.engine.confirm import FRESH_SEED
+from worker.engine.reactivation import reactivations
 from worker.engine.workbench import Workbench
 
-UNREMARKABLE = 0.5  # a label with this p-value is as easy to reach as others: nothing is left to unlearn
 STILL_WORKS = 0.5  # an inverted trigger that still carries half of the images was not unlearned
 NOTHING_TO_TRAIN = "The model has no weights that could be trained: its code computes with fixed numbers only."
 NOT_REBUILT = (
@@ -88,18 +90,17 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
     if len(bench.roles.accept) == len(bench.labels_N):
         return RepairReport(RepairStatus.REFUSED, FEW_IMAGES, tuple(labels))
     config, before = bench.job.config.repair, _judge(bench, bench.classifier, triggers)
-    if config.matching is None:
-        attempt = _relabelled(bench, _all(triggers))
-    else:
-        attempt = _matched(bench, triggers, decision, config.matching, before)
-    state = _state(attempt.module)
+    case = _case(bench, triggers, decision, before)
+    attempt = recipe_of(config)(case)
+    module = _module(attempt.repaired)
+    state = _state(module)
     changes = tensor_changes(_state(bench.suspect.module), state)
     try:
-        files = _package(bench, attempt.module, state)
+        files = _package(bench, module, state)
     except UnwritableError as error:
         return RepairReport(RepairStatus.REFUSED, str(error), tuple(labels))
     bench.begin("verify")
-    after = _judge(bench, bench.classifier_of(bench.load_suspect(bench.directory.repaired).module), triggers)
+    after = _judge(bench, _loaded(bench, bench.directory.repaired), triggers)
     report = RepairReport(
         RepairStatus.REFUSED,
         "",
@@ -123,7 +124,7 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
         tensors_changed=len(changes),
         largest_changes=changes[:MOST_TENSORS],
     )
-    if _is_too_costly(before, after, config):
+    if is_too_costly(before.right_N, after.right_N, config):
         cost = before.clean_accuracy - after.clean_accuracy
         budget = f"The repair costs {cost:.1%} of accuracy, more than the budget of {config.max_accuracy_drop:.1%}."
         return _withheld(bench, replace(report, detail=f"{budget} Allow more, or bring more clean images."))
@@ -135,7 +136,20 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
         left = f"A search in the repaired model still finds a trigger that stands out (p-value {attempt.p_value:.4f})."
         return _withheld(bench, replace(report, detail=f"{left} More clean images may help."))
     status = RepairStatus.PARTLY_JUDGED if report.unjudged_labels else RepairStatus.REPAIRED
-    return replace(report, status=status, detail=f"{_claim(attempt)}{_not_judged(bench, report)}", files=files)
+    copy = partial(_loaded, bench, bench.directory.repaired)
+    found = reactivations(bench, case, copy, _by_both(triggers), _accept(bench))
+    detail = f"{_claim(attempt)}{_not_judged(bench, report)}"
+    return replace(report, status=status, detail=detail, files=files, comes_back=soonest(found), reactivations=found)
+
+
+def _loaded(bench: Workbench, path: Path) -> Classifier:
+    """A copy of the suspect, or of what it was repaired to, from the file."""
+    return bench.classifier_of(bench.load_suspect(path).module)
+
+
+def _by_both(triggers: Found) -> dict[tuple[int, str], Triggers]:
+    """By label and family."""
+    return {(label, family): trigger for label, of in triggers.items() for family, trigger in of.items()}
 
 
 def _unjudged(bench: Workbench) -> tuple[int, ...]:
@@ -156,40 +170,6 @@ def _not_judged(bench: Workbench, report: RepairReport) -> str:
     return f"{covered} Measure them before you use the weights."
 
 
-def _all(triggers: Found) -> list[Triggers]:
-    return [trigger for of in triggers.values() for trigger in of.values()]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A repaired module, and how it came about."""
-
-    module: RebuiltModule
-    learning_rate: float
-    rounds: int = 1
-    afresh: Sequence["Afresh"] = ()
-
-    @property
-    def p_value(self) -> float | None:
-        """The smallest of the labels, searched afresh; none where a search was cut short, or nothing was searched."""
-        return least_p_value(self.afresh)
-
-
-@dataclass(frozen=True)
-class Afresh:
-    """What was found where a label was searched once more, in the repaired classifier."""
-
-    label: int
-    family: str
-    inversion: Inversion
-    p_value: float | None  # of a search that time was not over for
-
-
-def least_p_value(afresh: Sequence[Afresh]) -> float | None:
-    known = [found.p_value for found in afresh if found.p_value is not None]
-    return min(known) if known and len(known) == len(afresh) else None
-
-
 def _claim(attempt: Attempt) -> str:
     judged = "accuracy was measured on images that the repair did not see."
     if attempt.p_value is None:
@@ -197,72 +177,34 @@ def _claim(attempt: Attempt) -> str:
     return f"The inverted trigger no longer works, and searched afresh the label does not stand out; {judged}"
 
 
-def _fresh(bench: Workbench) -> RebuiltModule:
-    module = bench.load_suspect(bench.directory.model).module
-    assert isinstance(module, RebuiltModule), "the same file was rebuilt before"
-    return module
-
-
-def _relabelled(bench: Workbench, triggers: Sequence[Triggers]) -> Attempt:
-    """The paper's way: one fine-tuning on the original labels."""
-    config, seen, repaired = bench.job.config.repair, _seen(bench), _fresh(bench)
-    unlearn_trigger(
-        bench.classifier_of(repaired),
-        [trigger.on for trigger in triggers],
+def _case(bench: Workbench, triggers: Found, decision: Decision | None, before: Judgement) -> Case:
+    """What the recipe is given: the suspect, and the images that do not judge it."""
+    seen, config = _seen(bench), bench.job.config.repair
+    return Case(
+        bench.classifier,
+        lambda: _loaded(bench, bench.directory.model),
+        list(_by_both(triggers).values()),
         bench.images.subset(seen),
         bench.labels_N[seen],
         config,
         bench.job.config.seed,
-        on_epoch=lambda epoch: bench.emit("epoch", done=epoch, of=config.epochs),
+        lambda repaired: is_too_costly(before.right_N, _right(bench, repaired), config),
+        _held(bench, triggers),
+        lambda repaired, seed: _search_afresh(bench, repaired, triggers, decision, seed + FRESH_SEED),
+        lambda done, of: bench.emit("epoch", done=done, of=of),
     )
-    return Attempt(repaired, config.learning_rate)
 
 
-def _matched(
-    bench: Workbench, triggers: Found, decision: Decision | None, matching: MatchingConfig, before: Judgement
-) -> Attempt:
-    """By matching scores, at the highest learning rate that the accept images allow; else at the lowest."""
-    for learning_rate in matching.learning_rates:
-        attempt = _match_in_rounds(bench, triggers, decision, matching, learning_rate)
-        after = _judge(bench, bench.classifier_of(attempt.module), triggers)
-        if not _is_too_costly(before, after, bench.job.config.repair):
-            break
-    return attempt
-
-
-def _is_too_costly(before: Judgement, after: Judgement, config: RepairConfig) -> bool:
-    """Whether more images are lost than the budget allows; counted, because shares differ by more than they should."""
-    lost = int(before.right_N.sum()) - int(after.right_N.sum())
-    return lost > config.max_accuracy_drop * len(before.right_N) + 1e-9
-
-
-def _match_in_rounds(
-    bench: Workbench, triggers: Found, decision: Decision | None, matching: MatchingConfig, learning_rate: float
-) -> Attempt:
-    """Unlearn, search the labels afresh, unlearn what was found as well: until the labels are unremarkable.
-
-    The first trigger found is only as large as it has to be, so the planted one can outlive it. A search that asks for
-    a success of .95 does not see what is left of one that still works now and then; so where all that is known may be a
-    part of what was planted, a second round is done in any case.
-    """
-    seen, repaired = _seen(bench), _fresh(bench)
-    images, classifier = bench.images.subset(seen), bench.classifier_of(repaired)
-    config, known, held = bench.job.config.repair, _all(triggers), _held(bench, triggers)
-    fewest = 2 if all(trigger.may_be_a_part for trigger in known) else 1
-    for done in range(1, matching.rounds + 1):
-        seed = bench.job.config.seed + done
-        match_scores(classifier, bench.classifier, known, images, config, learning_rate, seed, held)
-        bench.emit("epoch", done=done, of=matching.rounds)
-        afresh = _search_afresh(bench, classifier, triggers, decision, seed + FRESH_SEED)
-        p_value = least_p_value(afresh)
-        if p_value is None or (p_value >= UNREMARKABLE and done >= fewest):
-            break
-        known += [found.inversion.trigger for found in afresh]
-    return Attempt(repaired, learning_rate, done, afresh)
+def _module(repaired: nn.Module) -> RebuiltModule:
+    """What the classifier of a case has within."""
+    assert isinstance(repaired, Classifier), "it is a copy of one"
+    module = repaired.module.module
+    assert isinstance(module, RebuiltModule), "the same file was rebuilt before"
+    return module
 
 
 def _search_afresh(
-    bench: Workbench, classifier: Classifier, triggers: Found, decision: Decision | None, seed: int
+    bench: Workbench, classifier: nn.Module, triggers: Found, decision: Decision | None, seed: int
 ) -> list[Afresh]:
     """Every flagged label in its families once more, in the repaired classifier.
 
@@ -345,13 +287,23 @@ def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
 
 def _judge(bench: Workbench, classifier: Classifier, triggers: Found) -> Judgement:
     """Accuracy and the attack success of the inverted triggers, on the accept images."""
-    images, true = bench.images.subset(bench.roles.accept), bench.labels_N[bench.roles.accept]
+    images, true = _accept(bench)
     success = {
         (label, family): attack_success_rate(under(trigger.on, classifier), images, true, label)
-        for label, found in triggers.items()
-        for family, trigger in found.items()
+        for (label, family), trigger in _by_both(triggers).items()
     }
-    return Judgement(predictions(classifier, images) == true, success)
+    return Judgement(_right(bench, classifier), success)
+
+
+def _right(bench: Workbench, classifier: nn.Module) -> Tensor:
+    """Which accept images get their own label, bool [N]."""
+    images, true = _accept(bench)
+    return predictions(classifier, images) == true
+
+
+def _accept(bench: Workbench) -> Known:
+    """The images that judge a repair."""
+    return Known(bench.images.subset(bench.roles.accept), bench.labels_N[bench.roles.accept])
 
 
 def _package(bench: Workbench, repaired: RebuiltModule, state: Mapping[str, Tensor]) -> dict[str, str]:

@@ -12,7 +12,7 @@ Event = dict[str, Any]
 
 class Stage(TypedDict):
     event: Literal["stage"]
-    stage: Literal["prepare", "students", "pretrain", "invert", "confirm", "repair", "verify"]
+    stage: Literal["prepare", "students", "pretrain", "invert", "confirm", "repair", "verify", "reactivate"]
 
 
 class Prepared(TypedDict):

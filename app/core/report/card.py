@@ -1,6 +1,16 @@
-"""What the card of a repair does not show, in sentences: whoever takes the weights should know what was not tried."""
+"""What is said to people about a repair: how soon its triggers come back, and what its card does not show."""
 
-from app.core.findings import RepairReport
+from app.core.findings import ComesBack, RepairReport
+
+COMES_BACK = {
+    ComesBack.HARDLY: "It hardly comes back: from a few poisoned images these weights learn the inverted trigger about "
+    "as a network does that never had it.",
+    ComesBack.PARTLY: "It partly comes back: from a few poisoned images these weights learn the inverted trigger "
+    "sooner than a network that never had it. Train them further on images that you trust only.",
+    ComesBack.QUICKLY: "It quickly comes back: a few poisoned images teach these weights the inverted trigger again. "
+    "The repair hides it more than it removes it. Train them further on images that you trust only, or repair with "
+    "more clean images.",
+}
 
 ANOTHER_TRIGGER = (
     "What the trigger that somebody planted does to these weights: only triggers that the scan inverted were tried."
@@ -8,10 +18,16 @@ ANOTHER_TRIGGER = (
 NOT_SEARCHED = (
     "Triggers of labels that were not unlearned, and of kinds that were not searched for: they are as before."
 )
-RETUNING = (  # until tests of re-activation are part of a repair, and of its card
+RETUNING = (
     "Whether training on a few poisoned images brings the backdoor back: that was not tried. Train these weights "
     "further on images that you trust only."
 )
+RETUNED_OTHERWISE = (
+    "Whether more poisoned images, longer training or the trigger that somebody planted bring the backdoor back: a few "
+    "images with the inverted trigger were tried, for some epochs."
+)
+UNTRIED = "Whether the other triggers come back: {} of {} were tried."
+NO_REFERENCE = "Whether a network that never had the backdoor would learn it as soon: there was none to try beside."
 NOT_SEARCHED_AFRESH = "What a fresh search would find in the repaired model: none was done, or it was not finished."
 ELSEWHERE = "How the model does on images from elsewhere than the bundle."
 
@@ -20,7 +36,7 @@ def not_shown(repair: RepairReport) -> tuple[str, ...]:
     """The sentences for a repair that was judged; none for one that was not."""
     if not repair.judged_images:
         return ()
-    sentences = [ANOTHER_TRIGGER, NOT_SEARCHED, RETUNING]
+    sentences = [ANOTHER_TRIGGER, NOT_SEARCHED, *_not_retuned(repair)]
     if repair.reinversion_p_value is None:
         sentences.append(NOT_SEARCHED_AFRESH)
     if repair.classes:
@@ -33,3 +49,16 @@ def not_shown(repair: RepairReport) -> tuple[str, ...]:
         count = len(repair.unjudged_labels)
         sentences.append(f"The accuracy on {count} class{'es' if count > 1 else ''} of which the bundle has no image.")
     return (*sentences, ELSEWHERE)
+
+
+def _not_retuned(repair: RepairReport) -> list[str]:
+    """What the tests of re-activation leave open."""
+    tried, triggers = len(repair.reactivations), len(repair.triggers)
+    if not tried:
+        return [RETUNING]
+    sentences = [RETUNED_OTHERWISE]
+    if tried < triggers:
+        sentences.append(UNTRIED.format(tried, triggers))
+    if any(found.retuned_reference is None for found in repair.reactivations):
+        sentences.append(NO_REFERENCE)
+    return sentences

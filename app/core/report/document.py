@@ -28,7 +28,7 @@ from app.core.findings import (
 )
 from app.core.text import printable
 
-SCHEMA_VERSION = "1.5"
+SCHEMA_VERSION = "1.6"
 LONGEST_TEXT = 1000  # characters; more is not a name but an attempt
 LISTED_LABELS = 12  # more of them are given as a count and a range
 MOST_PICTURES = 12  # of triggers, in one report

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from app.core.findings import (
     Caveat,
     ClassAccuracy,
+    ComesBack,
     Confirmation,
     Decision,
     FamilyFinding,
@@ -19,6 +20,7 @@ from app.core.findings import (
     Preparation,
     Probe,
     ProbeFinding,
+    Reactivation,
     Reason,
     RepairReport,
     RepairStatus,
@@ -57,6 +59,10 @@ REPAIR = RepairReport(
     judged_images=200,
     classes=(ClassAccuracy(3, 20, 0.95, 0.9, 0.17), ClassAccuracy(7, 20, 1.0, 1.0, 0.08)),
     triggers=(UnlearnedTrigger(7, "dynamic", 0.995, 0.012, 0.005, 0.0001, 0.0654, 0.81, 0.96),),
+    comes_back=ComesBack.PARTLY,
+    reactivations=(
+        Reactivation(7, "dynamic", ComesBack.PARTLY, 5, 400, 0.31, 0.042, 0.921, 0.05, 0.22, 0.17, (0.012, 0.4, 0.995)),
+    ),
     tensors=62,
     tensors_changed=41,
     largest_changes=(TensorChange("layer4.1.bn2.bias", None), TensorChange("fc.weight", 0.0312)),

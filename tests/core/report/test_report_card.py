@@ -1,17 +1,19 @@
 """What the card of a repair does not show is said, and said only where it is so."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from report_samples import REPAIR
 
+from app import terminal
 from app.core.findings import RepairReport, RepairStatus
-from app.core.report.card import NOT_SEARCHED_AFRESH, RETUNING, not_shown
+from app.core.report.card import NO_REFERENCE, NOT_SEARCHED_AFRESH, RETUNED_OTHERWISE, RETUNING, not_shown
 
 
 def test_a_repair_that_was_judged_says_what_was_not_tried() -> None:
     sentences = not_shown(REPAIR)
-    assert RETUNING in sentences and NOT_SEARCHED_AFRESH not in sentences
+    assert RETUNING not in sentences and NOT_SEARCHED_AFRESH not in sentences
     assert any("200 images judge the whole, and 20 the class" in sentence for sentence in sentences)
     assert NOT_SEARCHED_AFRESH in not_shown(replace(REPAIR, reinversion_p_value=None))
 
@@ -24,3 +26,21 @@ def test_classes_without_an_image_are_counted(unjudged: tuple[int, ...], words: 
 
 def test_a_repair_that_was_not_judged_claims_nothing_and_needs_no_limits() -> None:
     assert not_shown(RepairReport(RepairStatus.REFUSED, "Nothing to train.")) == ()
+
+
+def test_what_the_tests_of_re_activation_leave_open_is_said() -> None:
+    assert RETUNED_OTHERWISE in not_shown(REPAIR) and NO_REFERENCE not in not_shown(REPAIR)
+    assert RETUNING in not_shown(replace(REPAIR, reactivations=()))
+    alone = replace(REPAIR.reactivations[0], retuned_reference=None)
+    assert NO_REFERENCE in not_shown(replace(REPAIR, reactivations=(alone,)))
+    two = replace(REPAIR, triggers=REPAIR.triggers * 2)
+    assert any("1 of 2 were tried" in sentence for sentence in not_shown(two))
+
+
+def test_the_terminal_says_how_soon_it_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_repair(REPAIR, Path("out"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "It partly comes back:" in said
+    assert "5 poisoned images of 400, label 7 (dynamic): success 31.0%; a network that never had it: 4.2%" in said
+    terminal.show_repair(replace(REPAIR, comes_back=None, reactivations=()), Path("out"))
+    assert "comes back" not in capsys.readouterr().err

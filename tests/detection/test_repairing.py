@@ -1,7 +1,8 @@
-"""Unlearning the trigger that we planted: its success falls, accuracy stays."""
+"""Unlearning the trigger that we planted: its success falls, accuracy stays, whatever the recipe."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,12 @@ from models.classifier import Classifier
 from tests.toys import SIDE, VEIL, ToyNet, as_source, plain_spec, toy_images, toy_labels
 from worker.detection import images
 from worker.detection.families.static import Patches
+from worker.detection.inversion import Inversion
 from worker.detection.metrics import attack_success_rate, clean_accuracy
-from worker.detection.mitigation import match_scores, unlearn_trigger
+from worker.detection.repairing.base import Afresh, Case
+from worker.detection.repairing.choosing import recipe_of
+from worker.detection.repairing.paper import unlearn_trigger
+from worker.detection.repairing.standard import match_scores
 
 PLANTED = 2
 SEEN, UNSEEN = as_source(toy_images(4, seed=0)), toy_images(10, seed=1)
@@ -74,10 +79,13 @@ def test_some_of_the_twins_are_enough_and_none_leaves_the_trigger() -> None:
         assert (attack_success_rate(classifier, triggered, labels, PLANTED) <= 0.1) is unlearned, twins
 
 
-def match(classifier: Classifier, seed: int = 0, held: Sequence[Patches] = ()) -> None:
-    config = RepairConfig(matching=MatchingConfig())
-    veil = Patches(torch.full((1, 1, SIDE, SIDE), VEIL).logit(), torch.full((1, 1, SIDE, SIDE), 8.0))
-    match_scores(classifier, suspect(), [veil], SEEN, config, 0.03, seed, held)
+def veil() -> Patches:
+    return Patches(torch.full((1, 1, SIDE, SIDE), VEIL).logit(), torch.full((1, 1, SIDE, SIDE), 8.0))
+
+
+def match(classifier: Classifier, seed: int = 0, held: Sequence[Patches] = (), path_step: float = 0.0) -> None:
+    config = RepairConfig(matching=MatchingConfig(path_step=path_step))
+    match_scores(classifier, suspect(), [veil()], SEEN, config, 0.03, seed, held)
 
 
 def test_matching_scores_unlearns_a_veil_and_changes_little_else() -> None:
@@ -105,7 +113,11 @@ def test_what_is_held_keeps_the_suspects_answers_where_no_image_shows_them() -> 
     assert moved([patch]) < 0.5 * moved([])
 
 
-@pytest.mark.parametrize("repair", [unlearn, match])
+def on_the_path(classifier: Classifier, seed: int = 0) -> None:
+    match(classifier, seed, path_step=0.5)
+
+
+@pytest.mark.parametrize("repair", [unlearn, match, on_the_path])
 def test_the_same_seed_gives_the_same_weights(repair: Callable[..., None]) -> None:
     one, again, other = suspect(), suspect(), suspect()
     repair(one)
@@ -148,3 +160,68 @@ def test_a_block_called_dropout_does_not_take_its_batch_norm_to_training() -> No
     unlearn(classifier, replace(RepairConfig(), epochs=1))
     assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
     assert not any(part.training for part in net.modules())
+
+
+def test_a_step_back_on_the_path_leads_further_from_the_suspect_s_weights() -> None:
+    origins = [parameter.clone() for parameter in suspect().parameters()]
+
+    def moved(path_step: float) -> float:
+        classifier = suspect()
+        match(classifier, path_step=path_step)
+        assert attack_success_rate(classifier, Veil()(UNSEEN), toy_labels(10), PLANTED) <= 0.05
+        ways = [now - was for now, was in zip(classifier.parameters(), origins, strict=True)]
+        return torch.stack([way.norm() for way in ways]).norm().item()
+
+    assert moved(0.1) > 1.05 * moved(0.0)
+
+
+def case(
+    config: RepairConfig, is_too_costly: Callable[[nn.Module], bool] = lambda network: False, **parts: Any
+) -> Case:
+    return Case(suspect(), suspect, [veil()], SEEN, toy_labels(4), config, 3, is_too_costly, **parts)
+
+
+ROUND = RepairConfig(matching=MatchingConfig(steps=8))
+
+
+def weights(network: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(network.parameters())
+
+
+def test_the_paper_s_recipe_is_one_fine_tuning_as_its_config_says() -> None:
+    config, told = RepairConfig(epochs=2), []
+    attempt = recipe_of(config)(case(config, on_epoch=lambda done, of: told.append((done, of))))
+    direct = suspect()
+    unlearn_trigger(direct, [veil().on], SEEN, toy_labels(4), config, 3)
+    assert torch.equal(weights(attempt.repaired), weights(direct)) and told == [(1, 2), (2, 2)]
+    assert (attempt.learning_rate, attempt.rounds, attempt.p_value) == (config.learning_rate, 1, None)
+
+
+def test_standard_takes_the_first_learning_rate_within_the_budget_and_the_last_where_none_is() -> None:
+    for allowed, rate in ((0.01, 0.01), (None, 0.003)):
+        tried: list[float] = []
+
+        def is_too_costly(network: nn.Module, allowed: float | None = allowed, tried: list[float] = tried) -> bool:
+            tried.append(ROUND.matching.learning_rates[len(tried)])  # type: ignore[union-attr]
+            return tried[-1] != allowed
+
+        attempt = recipe_of(ROUND)(case(ROUND, is_too_costly))
+        direct = suspect()
+        match_scores(direct, suspect(), [veil()], SEEN, ROUND, rate, seed=4)
+        assert attempt.learning_rate == tried[-1] == rate and torch.equal(weights(attempt.repaired), weights(direct))
+
+
+def test_standard_goes_on_until_what_is_searched_afresh_is_unremarkable_and_unlearns_it_as_well() -> None:
+    p_values, seeds = iter((0.001, 0.2, 0.7)), []
+
+    def search(network: nn.Module, seed: int) -> list[Afresh]:
+        seeds.append(seed)
+        inversion = Inversion(PLANTED, veil(), 0.1, 1.0, 0.0, 1, truncated=False, out_of_reach=False)
+        return [Afresh(PLANTED, "static", inversion, next(p_values))]
+
+    attempt = recipe_of(ROUND)(case(ROUND, search_afresh=search))
+    assert (attempt.rounds, attempt.p_value, seeds) == (3, 0.7, [4, 5, 6])
+    direct = suspect()
+    for known, seed in enumerate(seeds, 1):
+        match_scores(direct, suspect(), [veil()] * known, SEEN, ROUND, 0.03, seed)
+    assert torch.equal(weights(attempt.repaired), weights(direct))
