@@ -9,6 +9,7 @@ momentum .95 on cross-entropy of mixed images (MixUp, alpha 1) plus 1e-3 times t
 """
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ def mix(images_NCHW: Tensor) -> tuple[Tensor, Tensor, float]:
     return share * images_NCHW + (1 - share) * images_NCHW[order], order, share
 
 
-def _scaled(layers: dict[str, nn.Module], masks: dict[str, Tensor]) -> dict[str, Tensor]:
+def _scaled(layers: Mapping[str, nn.Module], masks: dict[str, Tensor]) -> dict[str, Tensor]:
     """The layers' parameters by their full names, those of each neuron times its mask."""
     return {
         f"{name}.{kind}": weights * masks[name].view(-1, *[1] * (weights.dim() - 1))

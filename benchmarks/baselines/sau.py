@@ -62,4 +62,5 @@ def divergence(ours_NK: Tensor, theirs_NK: Tensor) -> Tensor:
     """The mean Jensen-Shannon divergence of answers, in [0, log 2]."""
     ours, theirs = ours_NK.log_softmax(1), theirs_NK.log_softmax(1)
     middle = torch.stack([ours, theirs]).logsumexp(0) - torch.tensor(2.0).log()
-    return sum(functional.kl_div(middle, of, reduction="batchmean", log_target=True) for of in (ours, theirs)) / 2
+    apart = [functional.kl_div(middle, of, reduction="batchmean", log_target=True) for of in (ours, theirs)]
+    return torch.stack(apart).mean()

@@ -55,7 +55,7 @@ def reactivations(
                 label,
                 family,
                 comes_back(came.retuned, _mean(references, "retuned")),
-                poisoned=reactivation.POISONED,
+                poisoned=min(reactivation.POISONED, int((seen.labels_N != label).sum())),
                 images=min(len(seen.images), reactivation.MOST_IMAGES),
                 retuned=came.retuned,
                 retuned_reference=_mean(references, "retuned"),

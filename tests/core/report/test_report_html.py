@@ -138,7 +138,7 @@ def test_the_card_of_a_repair_has_its_figures_and_says_what_they_do_not_show() -
         "label 7 (horse), dynamic0.00500.06540.00010.8100",
         "Does it come back? It partly comes back:",
         "trained on 400 images, 5 of them poisoned31.0 %4.2 %partly",
-        "with noise of 5% over it22.0 %17.0 %",
+        "with noise of 5.0 % over it22.0 %17.0 %",
         "half-way to the weights that came in40.0 %",
         "41 of 62 tensors are other ones",
         "layer4.1.bn2.bias (from zero), fc.weight (3.12%).",
