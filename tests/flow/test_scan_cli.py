@@ -334,7 +334,7 @@ def _read(terminal: int) -> bytes:
 
 
 def test_where_the_perceptual_weights_come_from_can_be_asked(place: Path) -> None:
-    done = triggerlens_here("weights", cwd=place)
+    done = triggerlens("weights", cwd=place)
     assert done.returncode == 0 and done.stdout.startswith("packaged")
 
 

@@ -6,6 +6,8 @@ taken where the folders are no classes, or say the same. Where table and folders
 This module does not know how many labels a model has.
 """
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,6 +26,7 @@ from app.core.text import printable
 _TABLE_BYTES = 16 * MEGABYTE
 _MOST_TABLES = 8
 _HEAD_BYTES = 32
+_NUMBER = re.compile(r"[\W_]*\d+\W*$")
 
 Pictures = Mapping[str, Member]
 
@@ -70,7 +73,7 @@ def label_pictures(
             raise unclear
         if (name := next((name for name in contents if _is_data(name, contents[name], found)), None)) is not None:
             raise _names_nothing(name)
-        pictures, labels, notes = found.pictures, None, []
+        pictures, labels, notes = found.pictures, None, _called_by_class(found.pictures)
     others = layout.skipped([*found.others, *(name for name in found.tables if name not in used)])
     return pictures, labels, (*found.notes, *notes, *others)
 
@@ -255,6 +258,16 @@ def _names_nothing(name: str) -> Refusal:
         "lies beside the images and is no table of them that is understood",
         f"Call it `{LABEL_TABLE}`, with the columns `file` and `label`; for an unlabelled bundle leave it out.",
     ).refusal(name)
+
+
+def _called_by_class(pictures: Pictures) -> list[Note]:
+    """Whether the names of unlabelled files, less the number at their end, are a few words that all of them share."""
+    words = Counter(_NUMBER.sub("", path.rpartition("/")[2].rpartition(".")[0]) for path in pictures)
+    if len(words) < 2 or min(words.values()) < 2:
+        return []
+    first = next(iter(pictures))
+    told = f"The files seem to be called by their classes, such as `{printable(first)}`: pack one folder per class."
+    return [Note(NoteKind.CALLED_BY_CLASS, told, len(words), first)]
 
 
 def _refuse_unread(found: layout.Layout) -> None:

@@ -21,6 +21,7 @@ class NoteKind(StrEnum):
     UNWRAPPED = "unwrapped"  # folders around everything, which name no class
     TABLE = "table"  # labels are from a table that is not called labels.csv
     ROWS_WITHOUT_FILE = "rows_without_file"  # of a table
+    CALLED_BY_CLASS = "called_by_class"  # unlabelled files whose names look like labels
     EMPTY_CLASSES = "empty_classes"  # folders without an image, which keep their place in the order
     CODE_PAGE = "code_page"  # names were not UTF-8
     ASSUMED_ORDER = "assumed_order"  # classes were numbered as their names sort

@@ -291,6 +291,18 @@ def test_a_text_beside_unlabelled_images_does_not_make_them_labelled(tmp_path: P
     assert reading(tmp_path, FLAT | {"README.txt": "free to use\nby all"}).labels is None
 
 
+@pytest.mark.parametrize("name", ["{}.{:03}.png", "{} ({}).png", "3_{0}_{1}.png"])
+def test_files_that_are_called_by_their_classes_are_not_passed_over(tmp_path: Path, name: str) -> None:
+    bundle = reading(tmp_path, {name.format(of, place): marked(place) for of in ("cat", "dog") for place in range(3)})
+    assert bundle.labels is None
+    assert "one folder per class" in told(bundle, NoteKind.CALLED_BY_CLASS).sentence
+
+
+@pytest.mark.parametrize("name", ["img_{}.png", "{}.png", "{0}_{0}.png", "cam{}_x.png"])
+def test_files_that_are_only_counted_are_called_by_no_class(tmp_path: Path, name: str) -> None:
+    assert not reading(tmp_path, {name.format(place): marked(place) for place in range(6)}).notes
+
+
 # The order of classes
 
 
