@@ -12,7 +12,7 @@ Event = dict[str, Any]
 
 class Stage(TypedDict):
     event: Literal["stage"]
-    stage: Literal["prepare", "students", "pretrain", "invert", "confirm", "repair", "verify"]
+    stage: Literal["prepare", "students", "pretrain", "first_pass", "invert", "confirm", "repair", "verify"]
 
 
 class Prepared(TypedDict):
@@ -23,7 +23,7 @@ class Prepared(TypedDict):
 
 
 class Step(TypedDict):
-    """So many steps are done for these labels."""
+    """So many steps are done for these labels; for none of a block that a first pass looks at."""
 
     event: Literal["step"]
     labels: list[int]
