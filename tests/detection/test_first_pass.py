@@ -47,11 +47,11 @@ def test_a_label_has_the_same_score_whatever_is_looked_at_beside_it(family: str,
     assert together[4] == pytest.approx(alone[0], abs=0.15)  # Adam makes much of the last digits of a generator
 
 
-def test_images_of_the_label_itself_do_not_count(clean: CleanImages) -> None:
+def test_how_far_images_of_the_label_itself_come_does_not_count(clean: CleanImages) -> None:
     images = toy_images(4)
     images[clean.labels_N == 1] = 0.0
     others_alike = replace(clean, images=as_source(images))
-    for family in SEARCHES:
+    for family in ("static", "warp"):  # whose norms do not depend on images
         (kept,), (changed,) = (scores(ToyNet(), of, family, [1]) for of in (clean, others_alike))
         assert changed == pytest.approx(kept, abs=0.05)
 

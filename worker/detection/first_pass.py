@@ -36,7 +36,7 @@ def easiness(
 ) -> list[float]:
     """The score of each target label; `triggers` are where the search starts, and are changed.
 
-    Images that have a target as their label do not count for it.
+    How far images that have the target as their label come does not count.
     """
     device = clean.images.device
     picked_N = _spread(clean.labels_N, first_pass.images)
