@@ -146,7 +146,8 @@ def run_tasks(sessions: Sequence[ScanSession], job: ScanJob) -> None:
             done, preparation = tasks[-1], directory.read_preparation()
             if preparation is None and done.kind is JobKind.PREPARE:
                 return  # out of time before anything is known
-            tasks = next_tasks(done, job, preparation, directory.read_decision(done.round))
+            decision, selection = directory.read_decision(done.round), directory.read_selection()
+            tasks = next_tasks(done, job, preparation, decision, selection)
 
 
 def _one_at_a_time(on_event: Callable[[Event], None]) -> Callable[[Event], None]:

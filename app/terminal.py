@@ -147,7 +147,11 @@ class _Bars:
             handler(event)
 
     def _on_stage(self, event: Event) -> None:
-        self.progress.update(self.whole, note=event["stage"])
+        self.progress.update(self.whole, note=event["stage"].replace("_", " "))
+
+    def _on_selected(self, event: Event) -> None:
+        if not self.is_told_share:
+            self.progress.update(self.whole, total=event["labels"])
 
     def _on_prepared(self, event: Event) -> None:
         if self.labels:  # a service may go back to this stage after it lost a worker
@@ -176,6 +180,9 @@ class _Bars:
         self.done[event["label"]] = 1.0
         note = f"norm {_number(event['norm'], '.4f')}  success {_number(event['attack_success_rate'], '.0%')}"
         visible = len(self.labels) <= MOST_BARS
+        if event["label"] not in self.labels:  # a service tells of some of many labels, whichever they are
+            title = _titled(event["label"], str(event["label"]))
+            self.labels[event["label"]] = self.progress.add_task(title, total=1, note="")
         task = self.labels[event["label"]]
         self.progress.update(task, completed=1, note=note, visible=visible)
         if "name" in event:

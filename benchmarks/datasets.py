@@ -4,7 +4,8 @@ There are two sources. Whoever has the packed files (a folder `data/` with a `lo
 found at `../shared/data` beside this repository) reads those; everyone else gets torchvision's readers, which download
 to `runs/datasets`. `digits` comes inside scikit-learn and needs neither. Nothing a user of TriggerLens runs needs this.
 
-`gtsrb10-3` is a data set of its own: ten classes of GTSRB, drawn by the seed 3 and numbered anew.
+`gtsrb10-3` is a data set of its own: ten classes of GTSRB, drawn by the seed 3 and numbered anew. `glyphs-200` are 200
+characters of a font, drawn here (benchmarks/glyphs.py).
 """
 
 import os
@@ -19,10 +20,14 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn import functional
 
+from benchmarks.glyphs import glyph_images
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOWNLOADS = REPOSITORY / "runs" / "datasets"
 NAMES = ("digits", "mnist", "cifar10", "gtsrb")
 SUBSET = re.compile(r"gtsrb10-(\d+)")
+GLYPHS = re.compile(r"glyphs-(\d+)")
+GLYPH_IMAGES, FEWEST_GLYPHS, TEST_GLYPHS = 6_000, 40, 5  # to train on, of each class at least, and of each to test on
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,10 @@ def load_dataset(name: str) -> Dataset:
     """One data set by name; raises ValueError for a name that is neither in NAMES nor a subset's."""
     if subset := SUBSET.fullmatch(name):
         return _ten_classes(load_dataset("gtsrb"), seed=int(subset[1]))
+    if glyphs := GLYPHS.fullmatch(name):
+        return _glyphs(int(glyphs[1]))
     if name not in NAMES:
-        raise ValueError(f"unknown data set {name!r}: one of {', '.join(NAMES)}, or gtsrb10-SEED")
+        raise ValueError(f"unknown data set {name!r}: one of {', '.join(NAMES)}, gtsrb10-SEED or glyphs-CLASSES")
     if name == "digits":
         return _digits()
     packed = packed_folder()
@@ -71,6 +78,12 @@ def _ten_classes(data: Dataset, seed: int) -> Dataset:
         of_these = np.isin(y, drawn_10)
         arrays += [x[of_these], np.searchsorted(drawn_10, y[of_these])]
     return Dataset(*arrays)
+
+
+@lru_cache(maxsize=2)
+def _glyphs(classes: int) -> Dataset:
+    train = glyph_images(classes, max(FEWEST_GLYPHS, GLYPH_IMAGES // classes), seed=0)
+    return Dataset(*train, *glyph_images(classes, TEST_GLYPHS, seed=1))
 
 
 def _digits(test_images: int = 400, side: int = 32) -> Dataset:

@@ -24,7 +24,11 @@ ALLOWED = {
     "worker.detection": (*(f"app.core.{part}" for part in ("config", "errors", "families", "findings")), "models"),
     "worker.engine": ("app.core", "worker.detection", "worker.sandbox.limits", "models"),
     "worker.sandbox": ("app.core",),
-    "worker.steps": ("app.core", "worker.detection.verdict", "worker.sandbox.fence"),
+    "worker.steps": (
+        "app.core",
+        *(f"worker.detection.{part}" for part in ("selection", "verdict")),
+        "worker.sandbox.fence",
+    ),
     "worker.launch": ("app.core", "worker.steps", "worker.sandbox"),
     "worker.lanes": ("app.core", "worker.launch", "worker.sandbox"),
     "worker.scratch": ("worker.sandbox.removal",),

@@ -31,15 +31,17 @@ BUNDLE_SUFFIXES = (".npz", ".zip")
 
 # What is handed in. Timings are not: each worker keeps its own, those of the report come from the database.
 RESULT = re.compile(
-    r"(structure|preparation|repair|report)\.json|report\.html|figures/label_\d+\.png"
+    r"(structure|preparation|selection|repair|report)\.json|report\.html|figures/label_\d+\.png"
     rf"|{DECISION.pattern}|(start|students)\.safetensors|repaired\.(pt|safetensors|intoto\.jsonl)"
-    r"|labels/\d{6}\.json|confirmations/\d{6}-[a-z]+\.json|triggers/\d{6}-[a-z]+\.safetensors|strips/\d{6}-[a-z]+\.png"
+    r"|(first_pass|labels)/\d{6}\.json|confirmations/\d{6}-[a-z]+\.json|triggers/\d{6}-[a-z]+\.safetensors|strips/\d{6}-[a-z]+\.png"
 )
 
 # What of the other jobs' results a task reads, as patterns of paths.
 NEEDS: dict[JobKind, tuple[str, ...]] = {
     JobKind.INSPECT: (),
     JobKind.PREPARE: (),
+    JobKind.FIRST_PASS: ("preparation.json", "start.safetensors"),
+    JobKind.SELECT: ("*.json",),
     JobKind.INVERT: ("preparation.json", "start.safetensors", "students.safetensors"),
     JobKind.DECIDE: ("*.json",),
     JobKind.CONFIRM: ("preparation.json", "decision*.json", "start.safetensors"),

@@ -152,6 +152,8 @@ class ScanSession:
             match task.kind:
                 case JobKind.INSPECT:
                     steps.inspect(self.directory)
+                case JobKind.SELECT:
+                    self._tell({"event": "selected", "labels": steps.select(self.directory)})
                 case JobKind.DECIDE:
                     steps.decide(self.directory, task.round)
                 case JobKind.REPORT:

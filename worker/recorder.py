@@ -56,6 +56,7 @@ class Recorder:
     def done(self, lease: Lease, desk: Desk, task: Task, outputs: Outputs) -> list[str]:
         """A job has ended well: its results, and what follows from them. Raises LostLeaseError."""
         preparation, decision = desk.directory.read_preparation(), desk.directory.read_decision(task.round)
+        selection, compute_queue = desk.directory.read_selection(), self.service.settings.compute_queue
         report = desk.directory.read_report() if task.kind is JobKind.REPORT else None
         with self.service.database.writing() as session:
             job, scan = _held(session, lease)
@@ -64,12 +65,14 @@ class Recorder:
             scan.output_bytes += sum(facts["size"] for facts in outputs.values())
             if task.kind is JobKind.PREPARE and preparation is not None:
                 scan.labels_total = preparation.num_labels
+            if task.kind is JobKind.SELECT and selection is not None:
+                scan.labels_total = len(selection.labels)
             if task.kind is JobKind.DECIDE and decision is not None:
                 for finding in decision.labels:
                     scans.record_finding(session, scan, finding)
             for name, facts in _repaired(outputs).items():
                 self._enter_artifact(session, scan, ARTIFACT_KINDS[name], facts)
-            queues = scheduling.done(session, job, self.service.settings.compute_queue, desk.job, preparation, decision)
+            queues = scheduling.done(session, job, compute_queue, desk.job, preparation, decision, selection)
             if desk.job.check and preparation is not None and scan.status == ScanStatus.RUNNING:
                 found = _checked(desk, preparation)
                 summary = scheduling.summary_of(NO_SEARCH | found)

@@ -19,6 +19,7 @@ from app.core.report.document import pictured_labels, report_document
 from app.core.report.html import report_html
 from app.core.report.inspection import structure_document
 from app.core.versions import engine_version
+from worker.detection.selection import select_labels
 from worker.detection.verdict import decide_verdict
 from worker.sandbox.fence import Sandbox
 
@@ -45,11 +46,21 @@ def inspect(directory: JobDirectory) -> None:
         directory.write_preparation(Preparation.not_loaded(*(reason for reason in Reason if reason in blocking)))
 
 
+def select(directory: JobDirectory) -> int:
+    """Which labels are searched in full, by what the first pass found of all; how many they are."""
+    preparation = directory.read_preparation()
+    assert preparation is not None, "there is nothing to select from before prepare"
+    selection = select_labels(preparation.num_labels, directory.read_first_passes(), directory.read_job().config)
+    directory.write_selection(selection)
+    return len(selection.labels)
+
+
 def decide(directory: JobDirectory, round: int = 0) -> None:
     """The verdict over everything that was searched up to this round."""
     preparation = directory.read_preparation()
     assert preparation is not None, "there is nothing to decide before prepare"
-    decision = decide_verdict(preparation, directory.read_findings(round), directory.read_job().config)
+    config, selection = directory.read_job().config, directory.read_selection()
+    decision = decide_verdict(preparation, directory.read_findings(round), config, selection)
     directory.write_decision(decision, round)
 
 

@@ -298,7 +298,7 @@ class ScanItem(BaseModel):
     id: str
     status: ScanStatus
     stage: JobKind | None = Field(description="The newest kind of work that was begun")
-    labels_total: int | None
+    labels_total: int | None = Field(description="To be searched in full: all or, of many labels, some")
     verdict: Verdict | None
     summary: ScanSummary | None
     check: bool = Field(description="Whether it was to say what a scan would take for true, and no more")

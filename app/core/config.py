@@ -40,6 +40,19 @@ class InversionConfig(SearchConfig):
 
 
 @dataclass(frozen=True)
+class FirstPassConfig:
+    """A cheap search of every label, where there are many, that says which are searched in full."""
+
+    all_up_to: int = 20  # labels: so many are all searched in full
+    lowest: int = 5  # labels in each family that are searched in full
+    controls: int = 10  # labels that are, drawn by chance
+    steps: int = 8  # of each family
+    images: int = 8  # the same ones in every step and for every label
+    lambda_attack: float = 0.1  # lambda 1: cross-entropy
+    labels_per_block: int = 25  # labels searched together
+
+
+@dataclass(frozen=True)
 class MatchingConfig:
     """Another way to unlearn: on triggered images, the suspect's own scores for the clean ones; in rounds."""
 
@@ -76,6 +89,7 @@ class ScanConfig:
     inversion: InversionConfig = field(default_factory=InversionConfig)  # the dynamic family
     families: Mapping[str, SearchConfig] = field(default_factory=dict)  # the others that are searched, by name
     labels_per_block: int = 5  # labels searched together, in every family; part of what makes numbers reproducible
+    first_pass: FirstPassConfig | None = None  # None: all labels are searched in full, however many there are
     repair: RepairConfig = field(default_factory=RepairConfig)
 
     @property
@@ -88,12 +102,18 @@ class ScanConfig:
         """Searches are done in rounds, from 0 to this one: the first of all labels, another of those in doubt."""
         return int(self.confirms)
 
+    def skims(self, labels: int) -> bool:
+        """Whether a first pass says which of so many labels are searched in full."""
+        return self.first_pass is not None and labels > self.first_pass.all_up_to
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
+        first_pass = document.get("first_pass")  # a scan of an older version had none
         parts = {
+            "first_pass": first_pass and FirstPassConfig(**first_pass),
             "inversion": InversionConfig.from_json(document["inversion"]),
             "families": {name: SearchConfig.from_json(search) for name, search in document["families"].items()},
             "repair": _repair_from_json(document["repair"]),

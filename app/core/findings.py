@@ -65,6 +65,7 @@ class Caveat(StrEnum):
     TRAIN_MODE_NORMALISED = "train_mode_normalised"
     HALF_PRECISION_RAISED = "half_precision_raised"
     WEAK_STUDENTS = "weak_students"
+    MANY_LABELS = "many_labels"
 
 
 def finite(number: float) -> float | None:
@@ -161,6 +162,24 @@ class LabelFinding:
         return tuple(f.family for f in self.families if f.in_doubt)
 
 
+@dataclass(frozen=True)
+class FirstPass(Finding):
+    """What the first pass found for the labels of one block."""
+
+    labels: tuple[int, ...]
+    scores: dict[str, tuple[float | None, ...]]  # of each label, by family: low where it is easy to reach
+
+
+@dataclass(frozen=True)
+class Selection(Finding):
+    """Of many labels those that are searched in full."""
+
+    labels: tuple[int, ...]
+    controls: tuple[int, ...]  # of them, those drawn by chance; the others have the lowest scores of a family
+    left_out: tuple[int, ...]  # labels that the first pass did not come to
+    scores: dict[str, tuple[float | None, ...]]  # of all labels, by family
+
+
 def most_suspicious_family(findings: Iterable[LabelFinding]) -> str | None:
     """The family in which a scan's labels are compared: the one that accuses, or comes closest to it."""
     families = [found for finding in findings for found in finding.families]
@@ -169,13 +188,14 @@ def most_suspicious_family(findings: Iterable[LabelFinding]) -> str | None:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict over all labels that were searched, or did not fit into memory."""
+    """The verdict over all labels that were searched in full, or did not fit into memory."""
 
     verdict: Verdict
     labels: tuple[LabelFinding, ...]
     model_anomaly_index: float | None
     reasons: tuple[Reason, ...] = ()
     caveats: tuple[Caveat, ...] = ()
+    selection: Selection | None = None  # None: all labels were to be searched in full
 
     @property
     def flagged_labels(self) -> tuple[int, ...]:

@@ -2,10 +2,10 @@
 
     job.json                    the request: ScanJob
     model.pt, bundle.*          the inputs, copied here and never changed
-    result/                     structure.json, preparation.json, start.safetensors, students.safetensors, labels/,
-                                triggers/, strips/, decision.json, confirmations/, decision-1.json, repair.json,
-                                repaired.pt, repaired.safetensors, repaired.intoto.jsonl, timings.json, report.json,
-                                report.html, figures/
+    result/                     structure.json, preparation.json, start.safetensors, students.safetensors,
+                                first_pass/, selection.json, labels/, triggers/, strips/, decision.json,
+                                confirmations/, decision-1.json, repair.json, repaired.pt, repaired.safetensors,
+                                repaired.intoto.jsonl, timings.json, report.json, report.html, figures/
 
 Every file appears whole or not at all: it is written beside its name and renamed. Standard library only.
 """
@@ -28,6 +28,7 @@ from app.core.findings import (
     ConventionFit,
     Decision,
     FamilyFinding,
+    FirstPass,
     InputSpec,
     LabelFinding,
     OtherOutput,
@@ -38,6 +39,7 @@ from app.core.findings import (
     Reason,
     RepairReport,
     RepairStatus,
+    Selection,
     Takes,
     TensorChange,
     UnlearnedTrigger,
@@ -99,6 +101,10 @@ class JobDirectory:
     def bundle(self) -> Path:
         return next(path for path in sorted(self.root.glob("bundle.*")))
 
+    def first_pass(self, first: int) -> Path:
+        """What it found for the block that begins with this label."""
+        return self.result / "first_pass" / f"{first:06d}.json"
+
     def finding(self, label: int) -> Path:
         return self.result / "labels" / f"{label:06d}.json"
 
@@ -140,6 +146,20 @@ class JobDirectory:
         document["notes"] = tuple(map(Note.from_json, document["notes"]))
         return Preparation(**_tuples(document))
 
+    def write_first_pass(self, found: FirstPass) -> None:
+        self._write(self.first_pass(found.labels[0]), asdict(found))
+
+    def read_first_passes(self) -> list[FirstPass]:
+        """Of the blocks that were looked at so far, in label order."""
+        paths = sorted((self.result / "first_pass").glob("*.json"))
+        return [FirstPass(**_scored(self._read(path))) for path in paths]
+
+    def write_selection(self, selection: Selection) -> None:
+        self._write(self.result / "selection.json", asdict(selection))
+
+    def read_selection(self) -> Selection | None:
+        return _selection_from_json(self._read_result("selection.json"))
+
     def write_finding(self, finding: LabelFinding) -> None:
         self._write(self.finding(finding.label), asdict(finding))
 
@@ -179,6 +199,7 @@ class JobDirectory:
             document["model_anomaly_index"],
             tuple(map(Reason, document["reasons"])),
             tuple(map(Caveat, document["caveats"])),
+            _selection_from_json(document.get("selection")),  # a decision of an older version has none
         )
 
     def write_repair(self, repair: RepairReport) -> None:
@@ -249,6 +270,14 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 def finding_from_json(document: Mapping[str, Any]) -> LabelFinding:
     families = tuple(_family_from_json(family) for family in document["families"])
     return LabelFinding(document["label"], document["name"], families)
+
+
+def _selection_from_json(document: dict[str, Any] | None) -> Selection | None:
+    return None if document is None else Selection(**_scored(document))
+
+
+def _scored(document: dict[str, Any]) -> dict[str, Any]:
+    return {**_tuples(document), "scores": _tuples(document["scores"])}
 
 
 def _family_from_json(document: Mapping[str, Any]) -> FamilyFinding:

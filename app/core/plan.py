@@ -1,12 +1,15 @@
 """The jobs of a scan and their order: the same for a laptop's scan and for the service. Standard library only.
 
-    inspect -> prepare -> invert x blocks of labels -> decide
+    inspect -> prepare
+            -> first pass x blocks of labels -> select (where there are many)
+            -> invert x blocks of labels -> decide
             -> confirm x blocks of the labels in doubt -> decide
             -> repair (if asked for and needed) -> report
 
-A search and the decision over it are a round. The first one, 0, searches every label; a further one those that the
-decision before it doubts, and the config says which is the last. The partition into blocks follows from the config and
-from where the scan was prepared, so numbers do not depend on who works on which block.
+A search and the decision over it are a round. The first one, 0, searches every label, or where there are many those
+that a first pass tells from the others and some that are drawn by chance; a further one those that the decision before
+it doubts, and the config says which is the last. The partition into blocks follows from the config and from where the
+scan was prepared, so numbers do not depend on who works on which block.
 """
 
 from collections.abc import Sequence
@@ -14,13 +17,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.core.config import ScanConfig
-from app.core.findings import Decision, Preparation
+from app.core.findings import Decision, Preparation, Selection
 from app.core.jobs import ScanJob
 
 
 class JobKind(StrEnum):
     INSPECT = "inspect"  # the static gate: is this an archive that we understand and allow? Runs no torch
     PREPARE = "prepare"  # load the suspect and the bundle, learn how they fit together, make the shared generator
+    FIRST_PASS = "first_pass"  # a few steps of the search for each label of one block
+    SELECT = "select"  # which labels are searched in full. Runs no torch
     INVERT = "invert"  # search a trigger for each label of one block
     DECIDE = "decide"  # anomaly indices, p-values and the verdict, or what is in doubt. Runs no torch
     CONFIRM = "confirm"  # search each label of one block of those in doubt again, from a fresh seed, on other images
@@ -30,12 +35,12 @@ class JobKind(StrEnum):
 
 BLOCKS_IN_ONE = 4  # on a GPU, which waits for orders more than it computes: a step of more labels takes as long
 
-WITHOUT_TORCH = frozenset({JobKind.INSPECT, JobKind.DECIDE, JobKind.REPORT})
+WITHOUT_TORCH = frozenset({JobKind.INSPECT, JobKind.SELECT, JobKind.DECIDE, JobKind.REPORT})
 
 
 @dataclass(frozen=True)
 class Task:
-    """One job of a scan; `labels` are those of the block (invert, confirm) or those to unlearn (repair).
+    """One job of a scan; `labels` are those of the block (first pass, invert, confirm) or those to unlearn (repair).
 
     `round` is the one that it belongs to, or whose decision it follows (repair, report).
     """
@@ -50,15 +55,25 @@ FIRST = Task(JobKind.INSPECT)
 
 def blocks(labels: Sequence[int], config: ScanConfig, device: str) -> list[tuple[int, ...]]:
     """The labels cut into those that are searched together where a scan was prepared on this device."""
-    size = config.labels_per_block * (BLOCKS_IN_ONE if device.startswith("cuda") else 1)
+    return _cut(labels, config.labels_per_block * (BLOCKS_IN_ONE if device.startswith("cuda") else 1))
+
+
+def _cut(labels: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(labels[start : start + size]) for start in range(0, len(labels), size)]
 
 
-def next_tasks(done: Task, job: ScanJob, preparation: Preparation | None, decision: Decision | None) -> list[Task]:
+def next_tasks(
+    done: Task,
+    job: ScanJob,
+    preparation: Preparation | None,
+    decision: Decision | None,
+    selection: Selection | None = None,
+) -> list[Task]:
     """What comes after a finished task, once no other task of the scan is open: later ones in the order above.
 
-    `preparation` is needed after prepare and `decision`, that of the task's round, after decide; they may be None
-    before. Where a preparation already blocks the verdict, nothing is searched. A check ends as soon as there is one.
+    `preparation` is needed after prepare, `selection` after select and `decision`, that of the task's round, after
+    decide; they may be None before. Where a preparation already blocks the verdict, nothing is searched. A check ends
+    as soon as there is one.
     """
     if job.check and preparation is not None:
         return []
@@ -69,8 +84,18 @@ def next_tasks(done: Task, job: ScanJob, preparation: Preparation | None, decisi
             return [Task(JobKind.PREPARE)]
         case JobKind.PREPARE:
             assert preparation is not None
+            first_pass = job.config.first_pass
+            if first_pass is not None and job.repair_label is None and job.config.skims(preparation.num_labels):
+                skimmed = _cut(range(preparation.num_labels), first_pass.labels_per_block)
+                return [Task(JobKind.FIRST_PASS, block) for block in skimmed]
             wanted = range(preparation.num_labels) if job.repair_label is None else [job.repair_label]
             return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config, preparation.device)]
+        case JobKind.FIRST_PASS:
+            return [Task(JobKind.SELECT)]
+        case JobKind.SELECT:
+            assert preparation is not None and selection is not None
+            searched = blocks(selection.labels, job.config, preparation.device)
+            return [Task(JobKind.INVERT, block) for block in searched] or [Task(JobKind.DECIDE)]
         case JobKind.INVERT if job.repair_label is not None:
             return [Task(JobKind.REPAIR, (job.repair_label,))]
         case JobKind.INVERT | JobKind.CONFIRM:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from app.core.config import InversionConfig, MatchingConfig, RepairConfig, ScanConfig
+from app.core.config import FirstPassConfig, InversionConfig, MatchingConfig, RepairConfig, ScanConfig
 from app.core.families import FAMILIES
 
 PRESETS = {
@@ -21,6 +21,7 @@ PRESETS = {
             success_level=0.95,
             generator_width=8,
         ),
+        first_pass=FirstPassConfig(),
         families={name: family.search for name, family in FAMILIES.items() if family.search is not None},
         repair=RepairConfig(matching=MatchingConfig()),
     ),

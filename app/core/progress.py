@@ -16,6 +16,7 @@ SHARES = {
     JobKind.REPAIR: 15,
     JobKind.REPORT: 4,
 }
+OF_MANY_LABELS = {JobKind.FIRST_PASS: 30, JobKind.SELECT: 1, JobKind.INVERT: 30}  # a part of a search of all in full
 KNOWN_PACE = 0.05  # below this share of the way an estimate is a guess
 
 
@@ -39,14 +40,15 @@ class Steps:
 
 def progress(jobs: Sequence[Steps], repair: bool) -> float:
     """The share of a scan that is done, in [0, 1]; a kind of job is over when a later kind has begun."""
-    order = [kind for kind in JobKind if repair or kind is not JobKind.REPAIR]
+    shares = SHARES | (OF_MANY_LABELS if any(job.kind in (JobKind.FIRST_PASS, JobKind.SELECT) for job in jobs) else {})
+    order = [kind for kind in JobKind if kind in shares and (repair or kind is not JobKind.REPAIR)]
     newest = max((order.index(job.kind) for job in jobs), default=0)
-    done = 1.0 * sum(SHARES[kind] for kind in order[:newest])
+    done = 1.0 * sum(shares[kind] for kind in order[:newest])
     current = [job for job in jobs if job.kind is order[newest]]
     weight = sum(max(job.labels, 1) for job in current)
     if weight:
-        done += SHARES[order[newest]] * sum(max(job.labels, 1) * job.share for job in current) / weight
-    return done / sum(SHARES[kind] for kind in order)
+        done += shares[order[newest]] * sum(max(job.labels, 1) * job.share for job in current) / weight
+    return done / sum(shares[kind] for kind in order)
 
 
 def eta_seconds(progress: float, elapsed_seconds: float) -> float | None:

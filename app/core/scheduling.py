@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.core.errors import Problem
-from app.core.findings import Decision, Preparation
+from app.core.findings import Decision, Preparation, Selection
 from app.core.jobs import ScanJob
 from app.core.lifecycle import JOB_MOVES, MOST_LOSSES, OPEN_JOBS, OPEN_SCANS, JobState, ScanStatus
 from app.core.plan import FIRST, next_tasks
@@ -51,6 +51,7 @@ def done(
     request: ScanJob,
     preparation: Preparation | None,
     decision: Decision | None,
+    selection: Selection | None = None,
 ) -> list[str]:
     """A job held under a lease has ended well: make what follows ready. Returns the queues to ring.
 
@@ -67,7 +68,7 @@ def done(
         return []
     if jobs.of_scan(session, scan.id, *OPEN_JOBS):
         return []
-    following = next_tasks(jobs.task_of(job), request, preparation, decision)
+    following = next_tasks(jobs.task_of(job), request, preparation, decision, selection)
     added = [task for task in following if jobs.add(session, scan, task, compute_queue)]
     return [job.queue for job in jobs.of_scan(session, scan.id, JobState.READY)] if added else []
 

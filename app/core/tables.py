@@ -117,7 +117,7 @@ class Scan(Base):
     engine_version: Mapped[str] = mapped_column(String(32))  # who computed it; until somebody has, who would (versions)
     priority: Mapped[int] = mapped_column(Integer, default=0)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
-    labels_total: Mapped[int | None] = mapped_column(Integer)
+    labels_total: Mapped[int | None] = mapped_column(Integer)  # to be searched in full
     verdict: Mapped[str | None] = mapped_column(String(32))
     summary: Mapped[dict[str, Any] | None]  # of a finished scan: flagged labels, repair status, what it took for true
     problem: Mapped[dict[str, Any] | None]  # of a failed one

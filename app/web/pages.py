@@ -49,6 +49,8 @@ MARKS = {Verdict.BACKDOORED: "▲", Verdict.NO_BACKDOOR_FOUND: "●", Verdict.IN
 STAGES = {
     JobKind.INSPECT: "Looking at the files",
     JobKind.PREPARE: "Loading the model, fitting the images to it",
+    JobKind.FIRST_PASS: "Looking through the labels",
+    JobKind.SELECT: "Choosing the labels to search in full",
     JobKind.INVERT: "Searching a trigger for each label",
     JobKind.DECIDE: "Comparing the labels",
     JobKind.CONFIRM: "Searching again where a label stands out",

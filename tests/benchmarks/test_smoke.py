@@ -14,24 +14,27 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.core.config import InversionConfig, SearchConfig
+from app.core.config import FirstPassConfig, InversionConfig, SearchConfig
 from app.core.presets import PRESETS
 from benchmarks import (
     ablation,
     bundles,
     cores,
+    datasets,
     detection,
     false_alarms,
     figures,
     gpu_tier,
     intake,
     learning_rates,
+    many_labels,
     missing_classes,
     profiling,
     reactivation,
     readings,
     recording,
     repair,
+    selection,
     service,
     speed,
     table1,
@@ -173,6 +176,36 @@ def test_missing_classes(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> No
     found = result(miniature, "missing_classes-digits-standard")
     assert [(scan["target"], scan["without"]) for scan in found["scans"]] == [(3, 0), (None, 1)]
     assert all(found[what]["n"] == 1 for what in missing_classes.ASKED) and found["named_where_missing"]["n"] == 0
+
+
+def test_many_labels(miniature: Path, victims: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten labels all are searched in full, of 24 some."""
+    for name, instead in (("GLYPH_IMAGES", 960), ("FEWEST_GLYPHS", 40), ("TEST_GLYPHS", 2)):
+        monkeypatch.setattr(datasets, name, instead)
+    for name, instead in (
+        ("VICTIMS", victims),
+        ("RUNS", victims.with_name("runs")),
+        ("RECIPE", replace(many_labels.RECIPE, epochs=12, width=0.5)),
+        ("FEWEST_IMAGES", 120),
+        ("ACCURATE", 0.0),
+        ("WORKS", 0.0),
+    ):
+        monkeypatch.setattr(many_labels, name, instead)
+    coarse = FirstPassConfig(lowest=1, controls=5, steps=1, images=4)
+    monkeypatch.setitem(PRESETS, "standard", replace(PRESETS["standard"], first_pass=coarse, students=0))
+    run(many_labels, monkeypatch, "--labels", 10, 24, "--attacks", "badnets", "--seeds", 1)
+    few, many = result(miniature, "many_labels")["sizes"]
+    assert (few["labels"], few["poisoned"], few["clean"], few["target_searched"]) == (10, 1, 0, 1)
+    assert (many["labels"], many["nets"]) == (24, 1) and many["times_ten_labels"] > 0 < many["room_bytes"]
+    found = result(miniature, "many_labels")["rows"]
+    assert found[0]["searched"] == 10 and 5 <= found[1]["searched"] <= 8
+
+
+def test_selection(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(selection, monkeypatch, "--labels", 25, "--correlations", 0.8, "--models", 3)
+    rows = result(miniature, "selection")["rows"]
+    assert [row["effect"] for row in rows] == list(selection.EFFECTS)
+    assert all(0 <= row[share] <= 1 for row in rows for share in ("accused", "kept", "alone"))
 
 
 def test_table1(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:

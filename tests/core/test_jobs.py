@@ -1,12 +1,13 @@
 """The job directory: what is written is what is read, or nothing; going on with a job depends on it."""
 
+import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from app.core.config import InversionConfig, ScanConfig
+from app.core.config import FirstPassConfig, InversionConfig, ScanConfig
 from app.core.findings import (
     Caveat,
     ClassAccuracy,
@@ -14,6 +15,7 @@ from app.core.findings import (
     Confirmation,
     Decision,
     FamilyFinding,
+    FirstPass,
     InputSpec,
     LabelFinding,
     OtherOutput,
@@ -24,6 +26,7 @@ from app.core.findings import (
     Reason,
     RepairReport,
     RepairStatus,
+    Selection,
     Takes,
     TensorChange,
     UnlearnedTrigger,
@@ -35,7 +38,9 @@ from app.core.jobs import JobDirectory, ScanJob, finding_from_json, write_whole
 JOB = ScanJob(
     model={"name": "net.pt", "bytes": 3, "sha256": "a" * 64},
     bundle={"name": "bundle.zip", "bytes": 4, "sha256": "b" * 64},
-    config=ScanConfig(seed=7, inversion=InversionConfig(steps=3, identity_start="residual")),
+    config=ScanConfig(
+        seed=7, inversion=InversionConfig(steps=3, identity_start="residual"), first_pass=FirstPassConfig(lowest=3)
+    ),
     input=DeclaredInput(32, 48, 3, (0.5, 0.4, 0.3), (0.2,), (0.0, 255.0), 0.9),
     repair=True,
     repair_label=2,
@@ -67,7 +72,8 @@ PREPARATION = Preparation(
     probes=(ProbeFinding(Probe.DEVICE, None, 0, False), ProbeFinding(Probe.BATCH_SIZE, 0.5, 3, True)),
 )
 FINDINGS = tuple(LabelFinding(n, str(n), (FamilyFinding("dynamic", 0.1 * n, 0.9, 0.2, 30),)) for n in range(12))
-DECISION = Decision(Verdict.INCONCLUSIVE, FINDINGS, None, (Reason.ZERO_MAD,), (Caveat.UNCONFIRMED,))
+SELECTION = Selection((0, 2, 4), (0, 4), (), {"dynamic": (0.1, None, 0.3)})
+DECISION = Decision(Verdict.INCONCLUSIVE, FINDINGS, None, (Reason.ZERO_MAD,), (Caveat.UNCONFIRMED,), SELECTION)
 REPAIR = RepairReport(
     RepairStatus.REPAIRED,
     "Done.",
@@ -97,6 +103,29 @@ def test_a_job_and_its_results_are_read_as_they_were_written(tmp_path: Path) -> 
     assert directory.read_repair() == REPAIR
     assert directory.read_findings() == list(FINDINGS), "in label order"
     assert directory.read_finding(3) == FINDINGS[3]
+
+
+def test_what_a_first_pass_found_is_read_as_it_was_written(tmp_path: Path) -> None:
+    directory = JobDirectory(tmp_path)
+    found = [FirstPass((first, first + 1), {"dynamic": (0.5, None), "static": (1.5, 2.5)}) for first in (0, 2)]
+    for block in reversed(found):
+        directory.write_first_pass(block)
+    directory.write_selection(SELECTION)
+    assert directory.read_first_passes() == found, "in label order"
+    assert directory.read_selection() == SELECTION
+
+
+def test_jobs_and_decisions_of_a_version_that_searched_all_labels_are_read(tmp_path: Path) -> None:
+    directory = JobDirectory(tmp_path)
+    job, decision = replace(JOB, config=replace(JOB.config, first_pass=None)), replace(DECISION, selection=None)
+    directory.write_job(job)
+    directory.write_decision(decision)
+    for path, part in ((tmp_path / "job.json", ("config", "first_pass")), (directory.decision(0), ("selection",))):
+        document = json.loads(path.read_text())
+        inner = document[part[0]] if len(part) > 1 else document
+        del inner[part[-1]]
+        path.write_text(json.dumps(document))
+    assert directory.read_job() == job and directory.read_decision() == decision
 
 
 def test_each_round_has_a_decision_of_its_own_and_the_first_one_knows_nothing_of_second_searches(
@@ -139,7 +168,8 @@ def test_any_other_option_makes_another_job(tmp_path: Path) -> None:
 def test_what_is_not_there_yet_is_none(tmp_path: Path) -> None:
     directory = JobDirectory(tmp_path)
     assert directory.read_preparation() is directory.read_decision() is directory.read_repair() is None
-    assert directory.read_finding(0) is directory.read_report() is None
+    assert directory.read_finding(0) is directory.read_report() is directory.read_selection() is None
+    assert directory.read_first_passes() == []
     assert directory.read_findings() == [] and directory.read_timings() == {}
 
 

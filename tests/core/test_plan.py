@@ -3,11 +3,12 @@
 from collections.abc import Collection
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.config import ScanConfig
-from app.core.findings import Reason
+from app.core.config import FirstPassConfig, ScanConfig
+from app.core.findings import Reason, Selection
 from app.core.jobs import ScanJob
 from app.core.plan import BLOCKS_IN_ONE, FIRST, JobKind, Task, blocks, next_tasks
 from app.core.presets import PRESETS
@@ -21,10 +22,11 @@ def walked(
     flagged: tuple[int, ...] = (),
     prepares: JobKind = JobKind.PREPARE,
     doubted: Collection[int] = (),
+    selected: tuple[int, ...] = (),
 ) -> list[Task]:
     """The tasks of a whole scan, one after the other; `prepares` is the one that leaves the preparation.
 
-    The first decision doubts labels, the last one flags some.
+    The first decision doubts labels, the last one flags some; `selected` are those of many that are searched in full.
     """
     known, waiting, done = factories.preparation(num_labels, reasons), [FIRST], []
     while waiting:
@@ -34,7 +36,7 @@ def walked(
         first = doubted and task.round == 0
         decision = factories.decision(doubted=doubted) if first else factories.decision(*flagged)
         if not waiting:
-            waiting += next_tasks(task, job, preparation, decision)
+            waiting += next_tasks(task, job, preparation, decision, Selection(selected, (), (), {}))
     return done
 
 
@@ -87,6 +89,38 @@ def test_what_is_in_doubt_is_searched_again_in_blocks_and_decided_once_more() ->
         Task(JobKind.REPAIR, (4,), 1),
         Task(JobKind.REPORT, (), 1),
     ]
+
+
+def test_of_many_labels_those_are_searched_that_a_first_pass_over_all_selects() -> None:
+    config = ScanConfig(labels_per_block=2, first_pass=FirstPassConfig(all_up_to=20, labels_per_block=8))
+    tasks = walked(factories.request(config=config), 21, selected=(4, 7, 20))
+    assert tasks[2:] == [
+        Task(JobKind.FIRST_PASS, tuple(range(8))),
+        Task(JobKind.FIRST_PASS, tuple(range(8, 16))),
+        Task(JobKind.FIRST_PASS, tuple(range(16, 21))),
+        Task(JobKind.SELECT),
+        Task(JobKind.INVERT, (4, 7)),
+        Task(JobKind.INVERT, (20,)),
+        Task(JobKind.DECIDE),
+        Task(JobKind.REPORT),
+    ]
+
+
+def test_where_the_first_pass_came_to_no_label_the_scan_still_ends_in_a_report() -> None:
+    tasks = walked(factories.request(config=PRESETS["standard"]), 21)
+    assert kinds(tasks)[-3:] == ["select", "decide", "report"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_up_to_twenty_labels_are_all_searched_in_full(preset: str) -> None:
+    tasks = walked(factories.request(config=PRESETS[preset]), 20)
+    assert [label for task in tasks if task.kind is JobKind.INVERT for label in task.labels] == list(range(20))
+    assert not {"first_pass", "select"} & set(kinds(tasks))
+
+
+def test_the_repair_of_one_of_many_labels_looks_at_no_other() -> None:
+    asked = factories.request(config=PRESETS["standard"], repair=True, repair_label=7)
+    assert kinds(walked(asked, 1000)) == ["inspect", "prepare", "invert", "repair"]
 
 
 def test_the_paper_searches_once_whatever_is_in_doubt() -> None:

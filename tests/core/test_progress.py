@@ -42,6 +42,20 @@ def test_blocks_count_by_their_labels() -> None:
     assert progress([large, small], repair=True) == pytest.approx((before + SHARES[JobKind.INVERT] * 0.95) / 100)
 
 
+def test_a_first_pass_is_a_part_of_the_search_and_no_scan_goes_back_for_it() -> None:
+    prepared = [steps(JobKind.INSPECT), steps(JobKind.PREPARE)]
+    looking = [*prepared, steps(JobKind.FIRST_PASS, JobState.RUNNING, 25, done=0, total=3)]
+    searching = [
+        *prepared,
+        steps(JobKind.FIRST_PASS, labels=25),
+        steps(JobKind.SELECT),
+        steps(JobKind.INVERT, labels=5),
+    ]
+    assert progress(prepared, repair=False) == pytest.approx(progress(looking, repair=False))
+    in_full = [*prepared, steps(JobKind.INVERT, labels=25)]
+    assert progress(searching, repair=False) == pytest.approx(progress(in_full, repair=False))
+
+
 def test_the_rest_takes_as_long_as_the_pace_says() -> None:
     assert eta_seconds(0.25, 10) == 30
     assert eta_seconds(KNOWN_PACE / 2, 10) is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from app.core.config import InversionConfig, MatchingConfig, RepairConfig, SearchConfig
+from app.core.config import FirstPassConfig, InversionConfig, MatchingConfig, RepairConfig, SearchConfig
 from app.core.families import FAMILIES
 from models.classifier import Classifier
 from models.generator import TriggerGenerator
@@ -20,6 +20,7 @@ from worker.detection import students
 from worker.detection.clean import CleanImages
 from worker.detection.families.base import Beginning, Triggers, triggers_of
 from worker.detection.families.dynamic import pretrain_generator
+from worker.detection.first_pass import easiness
 from worker.detection.images import Images
 from worker.detection.inversion import Inversion, invert_triggers
 from worker.detection.preprocessing import fit
@@ -116,6 +117,19 @@ def test_the_loop_of_a_search_reads_nothing_from_the_device(family: str, clean: 
     for steps in (1, 3):
         reads.clear()
         searched(family, suspect(10), clean, steps)
+        counted.append(+reads)
+    assert counted[0] == counted[1]
+
+
+@HOW_MANY_LABELS
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_first_pass_looks_where_the_suspect_is(family: str, labels: int, clean: There, reads: Counter[str]) -> None:
+    """What it reads, it reads whatever the number of steps."""
+    counted = []
+    for steps in (1, 3):
+        begun, look = triggers(family, clean.perceptual), FirstPassConfig(steps=steps, images=8)
+        reads.clear()
+        easiness(suspect(labels), clean, BLOCK, begun, config_of(family), look)
         counted.append(+reads)
     assert counted[0] == counted[1]
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from app.core.findings import (
     Reason,
     RepairReport,
     RepairStatus,
+    Selection,
     Verdict,
     finite,
     most_suspicious_family,
@@ -214,6 +216,58 @@ def test_a_search_that_diverged_is_no_verdict() -> None:
 
 def standard(findings: list[LabelFinding]) -> Decision:
     return decide_verdict(preparation(len(findings)), findings, STANDARD)
+
+
+MANY, SEARCHED, DRAWN = 60, (3, 7, 12, 20, 21, 28, 33, 41, 50, 55), (3, 12, 20, 28, 33, 50, 55)
+
+
+def of_many(low: float, left_out: tuple[int, ...] = ()) -> tuple[Preparation, list[LabelFinding], Selection]:
+    """Ten of sixty labels were searched in full, three of them because they have low scores; 21 needs this norm."""
+    norms = [*NATURAL[:4], low, *NATURAL[5:]]
+    found = [
+        replace(finding, label=label, name=str(label))
+        for label, finding in zip(SEARCHED, standard_findings(norms), strict=True)
+    ]
+    scores = tuple(norms[SEARCHED.index(label)] if label in SEARCHED else 1.0 for label in range(MANY))
+    return preparation(MANY), found, Selection(SEARCHED, DRAWN, left_out, dict.fromkeys(STANDARD.searches, scores))
+
+
+def test_of_many_labels_one_that_was_selected_is_held_against_those_drawn_by_chance() -> None:
+    known, found, selection = of_many(low=0.05)
+    decision = decide_verdict(known, found, STANDARD, selection)
+    assert (decision.verdict, decision.flagged_labels, decision.reasons) == (Verdict.BACKDOORED, (21,), ())
+    assert decision.selection == selection and decision.caveats == (Caveat.MANY_LABELS,)
+    natural = decide_verdict(*of_many(low=NATURAL[4])[:2], STANDARD, selection)
+    assert (natural.verdict, natural.reasons) == (Verdict.NO_BACKDOOR_FOUND, ())
+
+
+def test_a_selected_label_has_to_stand_out_more_than_one_of_as_many_in_all() -> None:
+    known, found, selection = of_many(low=0.09)
+    among_ten = decide_verdict(replace(known, num_labels=10), found, STANDARD)
+    among_sixty = decide_verdict(known, found, STANDARD, selection)
+    (few,), (many,) = ([f.families[1] for f in d.labels if f.label == 21] for d in (among_ten, among_sixty))
+    assert few.p_value is not None and many.p_value is not None and few.p_value < many.p_value
+
+
+def test_anomaly_indices_of_many_labels_are_about_those_drawn_by_chance() -> None:
+    decision = decide_verdict(*of_many(low=0.05)[:2], STANDARD, of_many(low=0.05)[2])
+    drawn = np.array([f.families[1].norm for f in decision.labels if f.label in DRAWN])
+    spread = 1.4826 * np.median(abs(drawn - np.median(drawn)))
+    (index,) = (f.families[1].anomaly_index for f in decision.labels if f.label == 21)
+    assert index == pytest.approx((np.median(drawn) - 0.05) / spread)
+
+
+def test_without_controls_enough_nobody_is_accused() -> None:
+    known, found, selection = of_many(low=0.01)
+    decision = decide_verdict(known, found, STANDARD, replace(selection, controls=DRAWN[:4]))
+    assert decision.flagged_labels == () and decision.verdict is Verdict.NO_BACKDOOR_FOUND
+
+
+@pytest.mark.parametrize("missing", ["a label that was selected", "a look at some"])
+def test_a_first_pass_or_what_it_selects_that_was_cut_short_blocks_the_verdict(missing: str) -> None:
+    known, found, selection = of_many(low=NATURAL[4], left_out=() if missing.startswith("a label") else (58, 59))
+    decision = decide_verdict(known, found[1:] if missing.startswith("a label") else found, STANDARD, selection)
+    assert decision.reasons == (Reason.SEARCH_TRUNCATED,)
 
 
 def test_by_the_step_out_test_a_label_that_is_easy_for_students_too_is_not_accused() -> None:

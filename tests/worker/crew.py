@@ -14,7 +14,7 @@ from app.actions import ScanRequest
 from app.core.clock import MACHINE, Clock
 from app.core.config import ScanConfig
 from app.core.database import Database
-from app.core.findings import Confirmation
+from app.core.findings import Confirmation, FirstPass
 from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
@@ -28,6 +28,7 @@ from tests import factories
 from tests.clocks import PretendClock
 from tests.toys import LABELS_PER_BLOCK, QUICK, ToyNet, save_toy, save_toy_bundle
 from tests.waiting import PATIENCE_SECONDS
+from worker import steps
 from worker.launch import EngineCrashError
 from worker.runner import Runner
 from worker.sandbox.events import Event
@@ -194,6 +195,12 @@ class SwiftSession:
             case JobKind.PREPARE:
                 self.directory.write_preparation(factories.preparation(6))
                 self.directory.start.write_bytes(b"start")
+            case JobKind.FIRST_PASS:
+                searches = self.directory.read_job().config.searches
+                scores = dict.fromkeys(searches, tuple(map(float, task.labels)))
+                self.directory.write_first_pass(FirstPass(task.labels, scores))
+            case JobKind.SELECT:
+                steps.select(self.directory)
             case JobKind.INVERT:
                 for label in task.labels:
                     self._search(label)

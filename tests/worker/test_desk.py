@@ -60,15 +60,16 @@ def test_a_task_finds_those_results_of_others_that_it_needs(desk: Desk, tmp_path
         *(f"triggers/{label:06d}-dynamic.safetensors" for label in range(3)),
     ]
     names += ["labels/000000.json", "strips/000000-dynamic.png", "decision.json", "decision-1.json"]
-    names += ["confirmations/000000-dynamic.json"]
+    names += ["confirmations/000000-dynamic.json", "first_pass/000000.json", "selection.json"]
     leave(desk.directory, *names)
     others = [finished(JobKind.INVERT, desk.hand_in(LEASE, []))]
     expected = {
+        Task(JobKind.FIRST_PASS, (0,)): {"preparation.json", "start.safetensors"},
         Task(JobKind.INVERT, (0,)): {"preparation.json", "start.safetensors", "students.safetensors"},
         Task(JobKind.CONFIRM, (0,), 1): {"preparation.json", "start.safetensors", "decision.json", "decision-1.json"},
         Task(JobKind.DECIDE, (), 1): {
             "preparation.json", "decision.json", "decision-1.json", "labels/000000.json",
-            "confirmations/000000-dynamic.json",
+            "confirmations/000000-dynamic.json", "first_pass/000000.json", "selection.json",
         },
         Task(JobKind.REPAIR, (1,), 1): {
             "preparation.json", "decision.json", "decision-1.json", "start.safetensors",
@@ -77,6 +78,7 @@ def test_a_task_finds_those_results_of_others_that_it_needs(desk: Desk, tmp_path
         Task(JobKind.REPORT, (), 1): {
             "preparation.json", "decision.json", "decision-1.json", "labels/000000.json",
             "confirmations/000000-dynamic.json", "strips/000000-dynamic.png", "timings.json",
+            "first_pass/000000.json", "selection.json",
         },
     }  # fmt: skip
     for task, needed in expected.items():

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from app.core.config import InversionConfig, ScanConfig, SearchConfig
+from app.core.config import FirstPassConfig, InversionConfig, ScanConfig, SearchConfig
 from app.core.errors import Refusal
 from app.core.findings import Caveat, Reason, RepairStatus, Verdict
 from app.core.jobs import JobDirectory
@@ -119,6 +119,52 @@ def test_the_same_job_gives_the_same_numbers_again(finished: tuple[JobDirectory,
     again = place_job(tmp_path / "again", repair=True)
     run_job_here(again)
     assert contents(again) == contents(finished[0])
+
+
+def test_of_many_labels_some_are_searched_in_full_and_the_report_says_which(tmp_path: Path) -> None:
+    first_pass = FirstPassConfig(all_up_to=8, lowest=1, controls=5, steps=3, images=4, labels_per_block=5)
+    config = ScanConfig(inversion=QUICK, labels_per_block=3, false_alarm_rate=0.05, first_pass=first_pass)
+    place: dict[str, Any] = {"net": ToyNet(12, planted=2), "bundle": {"labels": 12, "per_label": 3}, "config": config}
+    directory = place_job(tmp_path / "job", **place)
+    events = run_job_here(directory)
+    selection, decision, report = directory.read_selection(), directory.read_decision(), directory.read_report()
+    assert selection is not None and decision is not None and report is not None
+    assert set(selection.controls) <= set(selection.labels) and 5 <= len(selection.labels) <= 6
+    assert all(score is not None for score in selection.scores["dynamic"]) and len(selection.scores["dynamic"]) == 12
+    assert tuple(finding.label for finding in decision.labels) == selection.labels
+    assert decision.selection == selection
+    assert all(finding.families[0].p_value is not None for finding in decision.labels)
+    assert report["finished"] and "search_truncated" not in report["reasons"]
+    in_full = [row["label"] for row in report["labels"] if row["searched"] == "in_full"]
+    assert tuple(in_full) == selection.labels and {row["searched"] for row in report["labels"]} == {
+        "in_full", "first_pass"
+    }  # fmt: skip
+    assert {path.name[:6] for path in directory.result.glob("triggers/*")} == {f"{label:06d}" for label in in_full}
+    stages = list(dict.fromkeys(event["stage"] for event in events if event["event"] == "stage"))
+    assert stages.index("first_pass") < stages.index("select") < stages.index("invert")
+    assert {"event": "selected", "labels": len(in_full)} in events
+    again = place_job(tmp_path / "again", **place)
+    run_job_here(again)
+    assert contents(again) == contents(directory)
+
+
+def test_out_of_time_in_a_first_pass_a_scan_has_no_verdict_and_goes_on_there(tmp_path: Path) -> None:
+    first_pass = FirstPassConfig(all_up_to=5, controls=5, steps=2, images=4, labels_per_block=3)
+    config = ScanConfig(inversion=QUICK, labels_per_block=6, first_pass=first_pass)
+    directory = place_job(tmp_path / "job", config=config)
+    with sharing_process():
+        with ScanSession(directory, lambda event: None) as session:
+            for task in (Task(JobKind.INSPECT), Task(JobKind.PREPARE), Task(JobKind.FIRST_PASS, (0, 1, 2))):
+                session.run(task)
+            for task in (Task(JobKind.SELECT), Task(JobKind.DECIDE), Task(JobKind.REPORT)):
+                session.run(task)
+        report = directory.read_report()
+        assert report is not None and report["reasons"] == ["search_truncated"]
+        assert [row["searched"] for row in report["labels"]] == ["first_pass"] * 3 + ["no"] * 3
+        kept = directory.first_pass(0).stat().st_mtime_ns
+        run_job(directory)
+    report = directory.read_report()
+    assert report is not None and report["finished"] and directory.first_pass(0).stat().st_mtime_ns == kept
 
 
 @needs_proc

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import select, update
 
@@ -15,7 +16,7 @@ from app import actions
 from app.api.checks import Checks
 from app.api.schemas import LabelResult
 from app.api.status import scan_state
-from app.core.config import ScanConfig
+from app.core.config import FirstPassConfig, ScanConfig
 from app.core.database import Database
 from app.core.errors import Refusal
 from app.core.lifecycle import MOST_LOSSES, JobState, ScanStatus
@@ -90,6 +91,24 @@ def test_a_scan_goes_through_its_jobs_each_once_and_leaves_what_they_say(
     }
     assert scan.output_bytes == stored
     assert not any(runner.scratch.path.iterdir()), "the desk is cleared"
+
+
+def test_of_many_labels_those_are_searched_that_the_first_pass_of_all_workers_selects(
+    service: Service, runner: Runner, workshop: Workshop, tmp_path: Path
+) -> None:
+    """The lowest of three blocks is label 0, and chance draws the other."""
+    first_pass = FirstPassConfig(all_up_to=5, lowest=1, controls=1, labels_per_block=2)
+    config = ScanConfig(inversion=QUICK, labels_per_block=LABELS_PER_BLOCK, first_pass=first_pass)
+    scan_id = crew.requested(service, tmp_path, config=config)
+    runner.work_until_idle()
+    jobs, (drawn,) = jobs_of(service, scan_id), np.random.default_rng(0).permutation(6)[:1].tolist()
+    assert scan_of(service, scan_id).status == ScanStatus.FINISHED and drawn > 0
+    kinds = ["first_pass 0", "first_pass 2", "first_pass 4", "select", "invert 0"]
+    assert list(jobs) == ["inspect", "prepare", *kinds, "decide", "report"]
+    assert jobs["invert 0"].labels == [0, drawn]
+    assert scan_of(service, scan_id).labels_total == 2, "people see how far the search in full is"
+    assert {*(jobs["first_pass 2"].outputs or {})} == {"first_pass/000002.json"}
+    assert {*(jobs["select"].outputs or {})} == {"selection.json"}
 
 
 @pytest.mark.parametrize("upgraded_before", [JobKind.PREPARE, JobKind.INVERT, JobKind.REPORT])

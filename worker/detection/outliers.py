@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 CONSISTENCY = 1.4826
 
 
-def anomaly_indices(norms_K: NDArray[np.float64]) -> NDArray[np.float64]:
+def anomaly_indices(norms_K: NDArray[np.float64], among_K: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
     """AI_t = |m_t - median(m)| / (1.4826 * median |m_i - median(m)|), eq. (6).
 
     Only a norm below the median is suspicious; labels at or above it have index 0. Where the median absolute deviation
-    is zero (half the norms equal) the index is undefined and every entry is NaN.
+    is zero (half the norms equal) the index is undefined and every entry is NaN. Both medians are those of all norms,
+    or of those `among_K` where the others were not drawn by chance.
     """
-    deviations_K = norms_K - np.median(norms_K)
-    spread = CONSISTENCY * np.median(np.abs(deviations_K))
+    typical_K = norms_K if among_K is None else norms_K[among_K]
+    deviations_K = norms_K - np.median(typical_K)
+    spread = CONSISTENCY * np.median(np.abs(typical_K - np.median(typical_K)))
     if spread == 0:
         return np.full_like(norms_K, np.nan)
     indices_K: NDArray[np.float64] = np.maximum(-deviations_K, 0.0) / spread

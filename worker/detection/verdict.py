@@ -7,17 +7,31 @@ as well is made of what is natural in the data. One that stood out and is not co
 
 Students tell nothing of a label that they never learned, such as one without an image in the bundle. It is held against
 the norms of all other labels, as all are where there are no students.
+
+Of many labels only some were searched in full (worker/detection/selection.py): they are held against those of them that
+were drawn by chance, and stand out only where that is unlikely of any of all labels.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from app.core.config import ScanConfig
-from app.core.families import FAMILIES
-from app.core.findings import Caveat, Confirmation, Decision, FamilyFinding, LabelFinding, Preparation, Reason, Verdict
+from app.core.families import FAMILIES, Family
+from app.core.findings import (
+    Caveat,
+    Confirmation,
+    Decision,
+    FamilyFinding,
+    LabelFinding,
+    Preparation,
+    Reason,
+    Selection,
+    Verdict,
+)
 from worker.detection.outliers import anomaly_indices, flagged
+from worker.detection.selected import Mask, selected_test
 from worker.detection.step_out import Floats, step_out_test
 
 Column = Mapping[int, FamilyFinding]  # a family's findings, by label
@@ -29,16 +43,18 @@ REACHED = 0.5  # a flagged label's trigger must carry at least half of the image
 NATURAL = 0.2  # a trigger that carries as many on students was not planted: those of tuning victims carry .14 at most
 
 
-def decide_verdict(preparation: Preparation, findings: Sequence[LabelFinding], config: ScanConfig) -> Decision:
-    """Anomaly indices, p-values, flags and the verdict, in label order, over the labels that were searched.
+def decide_verdict(
+    preparation: Preparation, findings: Sequence[LabelFinding], config: ScanConfig, selection: Selection | None = None
+) -> Decision:
+    """Anomaly indices, p-values, flags and the verdict, in label order, over the labels that were searched in full.
 
     Whatever blocks a verdict is a reason; the figures are given all the same.
     """
     findings = sorted(findings, key=lambda finding: finding.label)
-    searched = _judge([finding for finding in findings if finding.families], config)
+    searched = _judge([finding for finding in findings if finding.families], config, selection)
     too_large = [finding for finding in findings if not finding.families]
     judged = sorted([*searched, *too_large], key=lambda finding: finding.label)
-    reasons = [*preparation.reasons, *_reasons(preparation, judged, config)]
+    reasons = [*preparation.reasons, *_reasons(preparation, judged, config, selection)]
     if reasons:
         verdict = Verdict.INCONCLUSIVE
     elif any(finding.flagged for finding in judged):
@@ -48,13 +64,13 @@ def decide_verdict(preparation: Preparation, findings: Sequence[LabelFinding], c
     caveats = [*preparation.caveats]
     if verdict is Verdict.BACKDOORED and config.false_alarm_rate is None:
         caveats.append(Caveat.UNCONFIRMED)
+    if selection is not None:
+        caveats.append(Caveat.MANY_LABELS)
     indices = [f.anomaly_index for finding in judged for f in finding.families if f.anomaly_index is not None]
-    return Decision(verdict, tuple(judged), max(indices, default=None), tuple(reasons), tuple(caveats))
+    return Decision(verdict, tuple(judged), max(indices, default=None), tuple(reasons), tuple(caveats), selection)
 
 
-def p_value_again(
-    findings: Sequence[LabelFinding], config: ScanConfig, label: int, family: str, again: Confirmation
-) -> float | None:
+def p_value_again(decision: Decision, config: ScanConfig, label: int, family: str, again: Confirmation) -> float | None:
     """The p-value of a label that was searched again, its norm among the first norms of all others."""
     replaced = [
         replace(
@@ -64,21 +80,21 @@ def p_value_again(
                 for found in finding.families
             ),
         )
-        for finding in findings
+        for finding in decision.labels
     ]
-    judged = _judge(replaced, replace(config, confirms=True))
+    judged = _judge(replaced, replace(config, confirms=True), decision.selection)
     known = (f.confirmation for finding in judged for f in finding.families if f.confirmation)
     return next((confirmation.p_value for confirmation in known), None)
 
 
-def _judge(findings: Sequence[LabelFinding], config: ScanConfig) -> list[LabelFinding]:
+def _judge(findings: Sequence[LabelFinding], config: ScanConfig, selection: Selection | None) -> list[LabelFinding]:
     """The findings with each family's anomaly indices, p-values and flags, computed over all labels."""
     columns: dict[str, dict[int, FamilyFinding]] = {}
     for finding in findings:
         for found in finding.families:
             columns.setdefault(found.family, {})[finding.label] = found
     judged = {
-        family: _judge_family(column, _reference_K(column, columns.values()), len(columns), config)
+        family: _judge_family(column, _reference_K(column, columns.values()), len(columns), config, selection)
         for family, column in columns.items()
     }
     return [
@@ -110,26 +126,28 @@ def _mean_log(norms_KS: Floats) -> Floats:
 
 
 def _judge_family(
-    column: Column, reference_K: Floats | None, families: int, config: ScanConfig
+    column: Column, reference_K: Floats | None, families: int, config: ScanConfig, selection: Selection | None
 ) -> dict[int, FamilyFinding]:
     """One family's findings, by label: flagged by the anomaly index or, at a false-alarm rate, by the p-value.
 
     Each of several families is tested at its share of the rate (Bonferroni): p-values are those over all of them.
     """
     norms_K = np.array([np.nan if found.norm is None else found.norm for found in column.values()])
-    indices_K, flags_K = anomaly_indices(norms_K), flagged(norms_K, config.anomaly_threshold)
+    selected = None if selection is None else _Selected.of(column, selection)
+    among_K = selected.controls_K if selected is not None and selected.controls_K.any() else None
+    indices_K, flags_K = anomaly_indices(norms_K, among_K), flagged(norms_K, config.anomaly_threshold)
     judged = [
         replace(found, anomaly_index=float(index) if np.isfinite(index) else None, flagged=bool(flag))
         for found, index, flag in zip(column.values(), indices_K, flags_K, strict=True)
     ]
     if config.false_alarm_rate is not None:
-        rate, p_values_K = config.false_alarm_rate, _p_values(judged, reference_K, families)
+        rate, p_values_K = config.false_alarm_rate, _p_values(judged, reference_K, families, selected)
         judged = [_by_p_value(found, p_value, rate) for found, p_value in zip(judged, p_values_K, strict=True)]
         if reference_K is not None:
             alone_K = np.isnan(reference_K)
             judged = [replace(f, read_alone=bool(alone)) for f, alone in zip(judged, alone_K, strict=True)]
         if config.confirms:
-            judged = [_if_confirmed(found, rate) for found in _confirm(judged, reference_K)]
+            judged = [_if_confirmed(found, rate) for found in _confirm(judged, reference_K, selected)]
     return dict(zip(column, judged, strict=True))
 
 
@@ -139,7 +157,24 @@ def _by_p_value(found: FamilyFinding, p_value: float | None, rate: float) -> Fam
     return replace(found, p_value=p_value, natural=natural, flagged=stands_out and not natural)
 
 
-def _confirm(judged: Sequence[FamilyFinding], reference_K: Floats | None) -> list[FamilyFinding]:
+@dataclass(frozen=True)
+class _Selected:
+    """Of the labels of a family that were searched in full, how they came to it."""
+
+    scores_K: Floats  # of the first pass, NaN where it gave none
+    controls_K: Mask
+    labels: int  # of the suspect
+
+    @classmethod
+    def of(cls, column: Column, selection: Selection) -> "_Selected":
+        scores = selection.scores[next(iter(column.values())).family]
+        scores_K = np.array([np.nan if scores[label] is None else scores[label] for label in column], dtype=float)
+        return cls(scores_K, np.isin(list(column), selection.controls), len(scores))
+
+
+def _confirm(
+    judged: Sequence[FamilyFinding], reference_K: Floats | None, selected: _Selected | None
+) -> list[FamilyFinding]:
     """The findings with p-values of what the second search found: its norms in place of the first ones.
 
     The first search chose the family, so nothing is corrected for the others.
@@ -152,7 +187,7 @@ def _confirm(judged: Sequence[FamilyFinding], reference_K: Floats | None) -> lis
     ]
     return [
         replace(found, confirmation=found.confirmation and replace(found.confirmation, p_value=p_value))
-        for found, p_value in zip(judged, _p_values(again, reference_K, families=1), strict=True)
+        for found, p_value in zip(judged, _p_values(again, reference_K, 1, selected), strict=True)
     ]
 
 
@@ -165,7 +200,9 @@ def _if_confirmed(found: FamilyFinding, rate: float) -> FamilyFinding:
     return replace(found, flagged=False, in_doubt=again is None, unconfirmed=again is not None)
 
 
-def _p_values(column: Sequence[FamilyFinding], reference_K: Floats | None, families: int) -> list[float | None]:
+def _p_values(
+    column: Sequence[FamilyFinding], reference_K: Floats | None, families: int, selected: _Selected | None
+) -> list[float | None]:
     """Of each label, by the step-out test on log norms, read against the students' where there are any.
 
     A label that is out of reach has a norm that is too small for it: it counts as at least as hard as any within reach.
@@ -184,23 +221,44 @@ def _p_values(column: Sequence[FamilyFinding], reference_K: Floats | None, famil
     if reference_K is None:
         reference_K = np.full(len(column), np.nan)
     family, p_values_K, known_K = FAMILIES[column[0].family], np.ones(len(column)), np.isfinite(reference_K)
-    if not known_K.all():
-        p_values_K = step_out_test(log_norms_K, family.prior_alone).p_values_K
-    if known_K.any():
-        against_students = step_out_test(log_norms_K[known_K], family.prior, reference_K[known_K])
-        p_values_K[known_K] = against_students.p_values_K / known_K.mean()
+    if selected is not None:
+        p_values_K = _p_values_of_selected(log_norms_K, reference_K, family, selected)
+    else:
+        if not known_K.all():
+            p_values_K = step_out_test(log_norms_K, family.prior_alone).p_values_K
+        if known_K.any():
+            against_students = step_out_test(log_norms_K[known_K], family.prior, reference_K[known_K])
+            p_values_K[known_K] = against_students.p_values_K / known_K.mean()
     return [float(p_value) for p_value in np.where(out_of_reach_K, 1.0, np.minimum(families * p_values_K, 1.0))]
 
 
-def _reasons(preparation: Preparation, judged: Sequence[LabelFinding], config: ScanConfig) -> list[Reason]:
+def _p_values_of_selected(log_norms_K: Floats, reference_K: Floats, family: Family, selected: _Selected) -> Floats:
+    """The same where only some labels were searched in full; none is below 1 where there are too few controls."""
+    p_values_K, known_K = np.ones(len(log_norms_K)), np.isfinite(reference_K)
+    if (known_K & selected.controls_K).sum() < FEWEST_LABELS:
+        known_K = np.zeros_like(known_K)
+    scores_K, controls_K, labels = selected.scores_K, selected.controls_K, selected.labels
+    if not known_K.all() and controls_K.sum() >= FEWEST_LABELS:
+        p_values_K = selected_test(log_norms_K, scores_K, controls_K, labels, family.prior_alone)
+    if known_K.any():
+        known = log_norms_K[known_K], scores_K[known_K], controls_K[known_K]
+        against_students = selected_test(*known, labels, family.prior, reference_K[known_K])
+        p_values_K[known_K] = against_students / known_K.mean()
+    return p_values_K
+
+
+def _reasons(
+    preparation: Preparation, judged: Sequence[LabelFinding], config: ScanConfig, selection: Selection | None
+) -> list[Reason]:
     if preparation.reasons:
         return []  # nothing was searched, so there is nothing more to say about the search
     reasons = []
     if preparation.num_labels < FEWEST_LABELS:
         reasons.append(Reason.TOO_FEW_LABELS)
     found = [f for finding in judged for f in finding.families]
+    wanted = preparation.num_labels if selection is None else len(selection.labels) + len(selection.left_out)
     incomplete = {
-        Reason.SEARCH_TRUNCATED: len(judged) < preparation.num_labels
+        Reason.SEARCH_TRUNCATED: len(judged) < wanted
         or any(finding.truncated for finding in judged)
         or any(f.in_doubt for f in found),
         Reason.OUT_OF_MEMORY: not all(finding.families for finding in judged),

@@ -24,6 +24,7 @@ from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
 from models.classifier import ModelFailedError
 from worker.engine.confirm import confirm
+from worker.engine.first_pass import look_through
 from worker.engine.prepare import prepare
 from worker.engine.repair import repair
 from worker.engine.search import invert
@@ -32,10 +33,12 @@ from worker.sandbox import limits
 
 WORK: dict[JobKind, Callable[[Workbench, Task], None]] = {
     JobKind.PREPARE: lambda bench, task: prepare(bench),
+    JobKind.FIRST_PASS: lambda bench, task: look_through(bench, task.labels),
     JobKind.INVERT: lambda bench, task: invert(bench, task.labels),
     JobKind.CONFIRM: lambda bench, task: confirm(bench, task.labels, task.round),
     JobKind.REPAIR: lambda bench, task: repair(bench, task.labels, task.round),
 }
+SIDE_BY_SIDE = (JobKind.FIRST_PASS, JobKind.INVERT, JobKind.CONFIRM)
 
 
 def open_workbench(directory: JobDirectory, emit: Emit, time_limit: float = float("inf")) -> Workbench:
@@ -62,7 +65,7 @@ def answer(bench: Workbench, task: Task) -> dict[str, Any]:
 
 def _threads(bench: Workbench, task: Task) -> int:
     """Those of the job, for what runs alone. Blocks of labels run side by side, on a thread each."""
-    beside_others = task.kind in (JobKind.INVERT, JobKind.CONFIRM) and bench.device.type == "cpu"
+    beside_others = task.kind in SIDE_BY_SIDE and bench.device.type == "cpu"
     return 1 if beside_others else bench.job.threads
 
 

@@ -217,7 +217,7 @@ def _search_afresh(
         for family in of:
             [found] = bench.search(classifier, family, [label], seed)
             norms = Confirmation(finite(found.norm), found.attack_success_rate, found.out_of_reach)
-            p_value = p_value_again(decision.labels, bench.job.config, label, family, norms)
+            p_value = p_value_again(decision, bench.job.config, label, family, norms)
             afresh.append(Afresh(label, family, found, None if found.truncated else p_value))
     return afresh
 

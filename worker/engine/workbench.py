@@ -26,6 +26,7 @@ from models.student import Student
 from models.suspect import Suspect, load_suspect
 from worker.detection.clean import CleanImages, Roles, random_numbers, roles_of, sample
 from worker.detection.families.base import Beginning, Triggers, triggers_of
+from worker.detection.first_pass import easiness
 from worker.detection.images import Images
 from worker.detection.inversion import Inversion, invert_triggers
 from worker.detection.metrics import predictions
@@ -208,6 +209,13 @@ class Workbench:
             on_step,
             self.out_of_time,
         )
+
+    def look_through(self, family: str, labels: Sequence[int]) -> list[float]:
+        """How easy these labels of the suspect are to reach by triggers of one family, by a coarse look."""
+        config = self.job.config
+        assert config.first_pass is not None, "there are many labels"
+        triggers = self._starting_triggers(family, labels, config.seed)
+        return easiness(self.classifier, self.clean, labels, triggers, config.searches[family], config.first_pass)
 
     def _starting_triggers(self, family: str, labels: Sequence[int], seed: int = 0) -> Triggers:
         """What the search of a family begins with."""

@@ -30,7 +30,7 @@ from worker.sandbox.results import (
 
 MOST_FILES = 100_000
 DEEPEST = 8  # folders within each other
-FOLDERS = ("labels", "confirmations", "triggers", "strips")
+FOLDERS = ("first_pass", "labels", "confirmations", "triggers", "strips")
 Stamp = tuple[int, int, int]  # by which a changed file is known
 
 

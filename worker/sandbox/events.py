@@ -12,7 +12,9 @@ Event = dict[str, Any]
 
 class Stage(TypedDict):
     event: Literal["stage"]
-    stage: Literal["prepare", "students", "pretrain", "invert", "confirm", "repair", "verify", "reactivate"]
+    stage: Literal[
+        "prepare", "students", "pretrain", "first_pass", "invert", "confirm", "repair", "verify", "reactivate"
+    ]
 
 
 class Prepared(TypedDict):
@@ -23,7 +25,7 @@ class Prepared(TypedDict):
 
 
 class Step(TypedDict):
-    """So many steps are done for these labels."""
+    """So many steps are done for these labels; for none of a block that a first pass looks at."""
 
     event: Literal["step"]
     labels: list[int]

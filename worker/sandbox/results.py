@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.errors import Refusal
-from app.core.findings import Confirmation, LabelFinding, Preparation, RepairReport
+from app.core.findings import Confirmation, FirstPass, LabelFinding, Preparation, RepairReport
 from app.core.intake.examine import examine_model
 from app.core.report.figures import check_png
 
@@ -23,6 +23,7 @@ STRIP_BYTES = 2**23
 RECORDS: dict[str, Any] = {
     r"preparation\.json": TypeAdapter(Preparation),
     r"repair\.json": TypeAdapter(RepairReport),
+    r"first_pass/\d{6}\.json": TypeAdapter(FirstPass),
     r"labels/\d{6}\.json": TypeAdapter(LabelFinding),
     r"confirmations/\d{6}-[a-z]+\.json": TypeAdapter(Confirmation),
 }
@@ -51,9 +52,18 @@ def rewritten(name: str, record: TypeAdapter[Any], content: bytes) -> bytes:
         raise UntrustworthyError(f"{name} has a number that is not finite") from error
     if isinstance(found, LabelFinding) and name != f"labels/{found.label:06d}.json":
         raise UntrustworthyError(f"{name} is about label {found.label}")
+    if isinstance(found, FirstPass) and not _is_whole(name, found):
+        raise UntrustworthyError(f"{name} is not about the labels of a block")
     if isinstance(found, Preparation) and len(found.label_names) != found.num_labels:
         raise UntrustworthyError(f"{name} has {len(found.label_names)} names for {found.num_labels} labels")
     return written.encode() + b"\n"
+
+
+def _is_whole(name: str, found: FirstPass) -> bool:
+    """Whether a block's scores are of the labels that its name says, one of each."""
+    first = int(name.removeprefix("first_pass/").removesuffix(".json"))
+    consecutive = found.labels == tuple(range(first, first + len(found.labels))) and bool(found.labels)
+    return consecutive and all(len(scores) == len(found.labels) for scores in found.scores.values())
 
 
 def check_file(name: str, copy: Path) -> None:

@@ -23,6 +23,7 @@ from app.core.findings import (
     Preparation,
     Reason,
     RepairReport,
+    Selection,
     Verdict,
     most_suspicious_family,
 )
@@ -60,7 +61,8 @@ def report_document(
     """
     findings = {finding.label: finding for finding in decision.labels if finding.families}
     too_large = [finding.label for finding in decision.labels if not finding.families]
-    finished = len(findings) == preparation.num_labels and not any(f.truncated for f in findings.values())
+    searched = _to_be_searched(preparation, decision)
+    finished = findings.keys() == searched and not any(f.truncated for f in findings.values())
     reasons = {*preparation.reasons, *decision.reasons}
     if not finished and not reasons:
         reasons.add(Reason.SEARCH_TRUNCATED)
@@ -77,10 +79,11 @@ def report_document(
         "flagged_labels": decision.flagged_labels,
         "model_anomaly_index": decision.model_anomaly_index,
         "labels": [
-            _label_row(label, preparation, findings.get(label), family) for label in range(preparation.num_labels)
+            _label_row(label, preparation, findings.get(label), family, decision.selection)
+            for label in range(preparation.num_labels)
         ],
         "structure": structure,
-        "coverage": _coverage(preparation, findings, too_large, caveats),
+        "coverage": _coverage(preparation, findings, too_large, caveats, decision.selection),
         "repair": None if repair is None else asdict(repair),
         "inputs": _inputs(preparation, inputs),
         "config": config.to_json(),
@@ -95,6 +98,13 @@ def report_document(
     }
     plain: dict[str, Any] = _plain(document)
     return plain
+
+
+def _to_be_searched(preparation: Preparation, decision: Decision) -> set[int]:
+    """The labels of which a scan wants to know in full: all, or those that were chosen after a look at all."""
+    selection = decision.selection
+    wanted = range(preparation.num_labels) if selection is None else (*selection.labels, *selection.left_out)
+    return set(wanted)
 
 
 def pictured_labels(document: Mapping[str, Any]) -> dict[int, str]:
@@ -113,8 +123,13 @@ def report_schema() -> dict[str, Any]:
 
 
 def _label_row(
-    label: int, preparation: Preparation, finding: LabelFinding | None, family: str | None
+    label: int,
+    preparation: Preparation,
+    finding: LabelFinding | None,
+    family: str | None,
+    selection: Selection | None,
 ) -> dict[str, Any]:
+    looked_at = selection is not None and label not in selection.left_out
     headline = finding.headline(family) if finding and family else None
     return {
         "label": label,
@@ -125,17 +140,23 @@ def _label_row(
         "p_value": headline.p_value if headline else None,
         "attack_success_rate": headline.attack_success_rate if headline else None,
         "flagged": finding.flagged if finding else False,
+        "searched": "in_full" if finding else "first_pass" if looked_at else "no",
         "families": [asdict(family) for family in finding.families] if finding else [],
     }
 
 
 def _coverage(
-    preparation: Preparation, findings: Mapping[int, LabelFinding], too_large: list[int], caveats: set[Caveat]
+    preparation: Preparation,
+    findings: Mapping[int, LabelFinding],
+    too_large: list[int],
+    caveats: set[Caveat],
+    selection: Selection | None,
 ) -> dict[str, Any]:
     families: list[FamilyFinding] = [family for finding in findings.values() for family in finding.families]
     return {
         "labels_total": preparation.num_labels,
         "labels_searched": len(findings),
+        "labels_in_first_pass_only": len(_passed_over(preparation, selection)),
         "labels_truncated": sum(finding.truncated for finding in findings.values()),
         "labels_out_of_memory": len(too_large),
         "labels_in_halved_blocks": sum(finding.halved for finding in findings.values()),
@@ -145,16 +166,33 @@ def _coverage(
         "students_agreement": preparation.students_agreement,
         "families": sorted({family.family for family in families}),
         "probes": [asdict(probe) for probe in preparation.probes],
-        "not_searched": _not_searched(preparation, findings, too_large, caveats),
+        "not_searched": _not_searched(preparation, findings, too_large, caveats, selection),
     }
 
 
+def _passed_over(preparation: Preparation, selection: Selection | None) -> list[int]:
+    """The labels that a first pass looked at and found no reason to search in full."""
+    if selection is None:
+        return []
+    others = {*selection.labels, *selection.left_out}
+    return [label for label in range(preparation.num_labels) if label not in others]
+
+
 def _not_searched(
-    preparation: Preparation, findings: Mapping[int, LabelFinding], too_large: list[int], caveats: set[Caveat]
+    preparation: Preparation,
+    findings: Mapping[int, LabelFinding],
+    too_large: list[int],
+    caveats: set[Caveat],
+    selection: Selection | None,
 ) -> list[str]:
     """What this scan did not look at, as sentences; most particular to the scan first."""
     sentences = []
-    unsearched = [label for label in range(preparation.num_labels) if label not in findings and label not in too_large]
+    passed_over = _passed_over(preparation, selection)
+    known = {*findings, *too_large, *passed_over}
+    unsearched = [label for label in range(preparation.num_labels) if label not in known]
+    if passed_over:
+        easier = "Looked at in a first pass only, which found other labels easier to reach"
+        sentences.append(f"{easier}: {_labels(passed_over)}.")
     if unsearched:
         sentences.append(f"Not searched at all: {_labels(unsearched)}; the model has {preparation.num_labels}.")
     if too_large:

@@ -257,6 +257,15 @@ CAVEATS = {
         "trigger then has to stand out more to be found, and no trigger was tried on a network that cannot know it.",
         what_to_do="Scan again with more clean images.",
     ),
+    Caveat.MANY_LABELS: Explanation(
+        title="Most labels were only looked at",
+        raised_if="The classifier has more than 20 labels, and the preset is not `paper`.",
+        means="A first pass gave every label a short search in each trigger family. Those that it found easiest to "
+        "reach were searched in full, and some drawn by chance, which tell what is natural. A planted label that is "
+        "hard to reach in a short search could be passed over.",
+        what_to_do="Nothing, unless you suspect a certain label: the report says which labels were searched in full, "
+        "and `triggerlens repair --label` searches any other.",
+    ),
 }
 
 

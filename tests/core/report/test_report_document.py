@@ -23,7 +23,16 @@ from report_samples import (
 )
 
 from app.core.config import ScanConfig
-from app.core.findings import Caveat, Decision, FamilyFinding, Reason, RepairReport, RepairStatus, Verdict
+from app.core.findings import (
+    Caveat,
+    Decision,
+    FamilyFinding,
+    Reason,
+    RepairReport,
+    RepairStatus,
+    Selection,
+    Verdict,
+)
 from app.core.report.document import report_schema
 
 SCHEMA = report_schema()
@@ -100,6 +109,29 @@ def test_a_label_that_was_not_searched_has_a_row_without_figures() -> None:
     assert (row["name"], row["norm"], row["flagged"], row["families"]) == ("truck", None, False, [])
     assert report["coverage"]["labels_searched"] == 4
     assert any("labels 4, 5, 6, 7, 8, 9" in sentence for sentence in report["coverage"]["not_searched"])
+
+
+def test_of_many_labels_the_report_says_which_were_only_looked_at() -> None:
+    selection = Selection(labels=(0, 1, 2, 3, 4, 7), controls=(0, 1, 2, 3, 4), left_out=(), scores={})
+    searched = tuple(CLEAN.labels[label] for label in selection.labels)
+    report = document(replace(CLEAN, labels=searched, selection=selection))
+    VALIDATOR.validate(report)
+    assert (report["finished"], report["verdict"]) == (True, "no_backdoor_found")
+    assert [row["label"] for row in report["labels"] if row["searched"] == "first_pass"] == [5, 6, 8, 9]
+    coverage = report["coverage"]
+    assert (coverage["labels_searched"], coverage["labels_in_first_pass_only"]) == (6, 4)
+    assert coverage["not_searched"][0] == (
+        "Looked at in a first pass only, which found other labels easier to reach: labels 5, 6, 8, 9."
+    )
+
+
+def test_labels_that_a_first_pass_did_not_come_to_leave_a_scan_unfinished() -> None:
+    selection = Selection(labels=(0, 1, 2, 3, 4, 7), controls=(0, 1, 2, 3, 4), left_out=(8, 9), scores={})
+    searched = tuple(CLEAN.labels[label] for label in selection.labels)
+    report = document(replace(CLEAN, labels=searched, selection=selection))
+    assert (report["finished"], report["reasons"]) == (False, ["search_truncated"])
+    assert [row["label"] for row in report["labels"] if row["searched"] == "no"] == [8, 9]
+    assert "Not searched at all: labels 8, 9; the model has 10." in report["coverage"]["not_searched"]
 
 
 def test_a_verdict_on_a_partial_search_becomes_inconclusive() -> None:

@@ -25,7 +25,7 @@ from report_samples import (
 )
 from report_samples import strip_png as strip
 
-from app.core.findings import Confirmation, Decision, Reason, RepairStatus, TensorChange
+from app.core.findings import Confirmation, Decision, Reason, RepairStatus, Selection, TensorChange
 from app.core.presets import PRESETS
 from app.core.report.explanations import CAVEATS, REASONS
 from app.core.report.html import report_html
@@ -64,6 +64,15 @@ class Page(HTMLParser):
 
 def words_of(html: str) -> str:
     return re.sub(r"\s+", " ", Page(html).words)
+
+
+def test_of_many_labels_the_page_says_how_many_were_searched_in_full_and_why() -> None:
+    selection = Selection(labels=(0, 1, 2, 3, 4, 7), controls=(0, 1, 2, 3, 4), left_out=(), scores={})
+    searched = tuple(CLEAN.labels[label] for label in selection.labels)
+    words = words_of(report_html(document(replace(CLEAN, labels=searched, selection=selection)), {}))
+    assert "Labels searched in full6 of 10: those that a first pass over all found easiest to reach" in words
+    assert words.count("first pass only") == 4 and "Looked at in a first pass only" in words
+    assert "Labels searched in full" not in words_of(report_html(document(CLEAN), {}))
 
 
 def test_a_backdoored_page_names_the_label_first_and_shows_its_trigger() -> None:

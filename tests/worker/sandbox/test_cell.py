@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.core.findings import FirstPass
 from app.core.jobs import JobDirectory
 from app.core.report.figures import SIGNATURE, png_bytes, trigger_strip
 from tests import factories
@@ -182,6 +183,14 @@ def no_json(cell: Cell, secret: Path) -> None:
     (cell.result / "repair.json").write_text("{" * 10_000)
 
 
+def scores_of(labels: tuple[int, ...], scores: tuple[float, ...]) -> Callable[[Cell, Path], None]:
+    def leave(cell: Cell, secret: Path) -> None:
+        there(cell).write_first_pass(FirstPass(labels, {"dynamic": scores}))
+        there(cell).first_pass(labels[0]).rename(there(cell).first_pass(3))
+
+    return leave
+
+
 HOSTILE = {
     "a link to a file": link,
     "a link to a folder": linked_folder,
@@ -206,6 +215,9 @@ HOSTILE = {
     "a picture with a damaged part": picture(SIGNATURE + HEADER + TEXT + PIXELS[:-4] + bytes(4) + END),
     "half a picture": picture(SIGNATURE + HEADER + TEXT + PIXELS),
     "a picture that says no amplification": picture(SIGNATURE + HEADER + part(b"tEXt", b"a\0b") + PIXELS + END),
+    "scores of another block": scores_of((4, 5), (0.1, 0.2)),
+    "scores of a label that comes twice": scores_of((3, 3), (0.1, 0.2)),
+    "fewer scores than labels": scores_of((3, 4), (0.1,)),
     "an object for a name": record_of(lambda finding: finding.update(name={"a": 1})),
 }
 

@@ -1,0 +1,152 @@
+"""Which of many labels stand out where only some were searched in full: those that were, among all that there are.
+
+    K labels of the suspect   n searched in full, the controls first   c controls   R simulations   S steps
+
+Some were chosen for being low by a first pass and some, the controls, by chance (worker/detection/selection.py). Each
+one's log norm is held against what the controls, and references where there are any, predict for it. The lowest is
+removed, and the next is looked at, so that a target among the controls hides no other one.
+
+Chance alone does the same to a clean network drawn from the prior, and the selection is simulated with it: of K labels
+those with the lowest scores are searched. How well scores tell norms is known from the controls, too, as well as so
+many can say it. If they tell nothing, the lowest are as good as drawn by chance; if all, they are the lowest of K, and
+the p-value that of a test of all K. NumPy only.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.families import Prior
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+MOST_STEPS = 12  # outliers looked for; a third of the searched labels where these are fewer
+SIMULATED = 4_000_000  # labels in all simulations together
+FEWEST_SIMULATIONS, MOST_SIMULATIONS = 2_000, 20_000
+AT_ONCE = 1_000_000  # labels in the simulations that are computed together
+FINENESS = 10  # correlations between 0 and 1 that are told apart
+SEED = 1
+
+
+def selected_test(
+    log_norms_n: Floats,
+    scores_n: Floats,
+    controls_n: Mask,
+    labels: int,
+    prior: Prior,
+    reference_n: Floats | None = None,
+) -> Floats:
+    """The p-value of each searched label and all that are at least as far out, among all labels of the suspect.
+
+    It is never below one over the number of simulations, and 1 for a label that was not removed. Raises ValueError for
+    fewer than five controls.
+    """
+    if controls_n.sum() < 5:
+        raise ValueError(f"{controls_n.sum()} controls are too few for a test: at least 5 are needed")
+    controls, order_n = int(controls_n.sum()), np.argsort(~controls_n, kind="stable")
+    reference = (np.zeros(len(log_norms_n)) if reference_n is None else reference_n)[order_n]
+    excess_n, steps = log_norms_n[order_n] - reference, min(len(log_norms_n) // 3, controls - 2, MOST_STEPS)
+    seen_1S, removed_1S = _step_out(excess_n[None], controls, reference, prior, steps)
+    told = _correlation(scores_n[order_n][:controls], excess_n[:controls])
+    null_R = _null(told, controls, labels, tuple(reference.tolist()), prior, steps)
+
+    outer_S = np.maximum.accumulate(seen_1S[0][::-1])[::-1]  # a label stands out with every label removed after it
+    p_values_n = np.ones(len(log_norms_n))
+    p_values_n[order_n[removed_1S[0]]] = (len(null_R) - np.searchsorted(null_R, outer_S) + 1) / (len(null_R) + 1)
+    return p_values_n
+
+
+def _correlation(scores_c: Floats, excess_c: Floats) -> float:
+    """How well the controls' scores tell their norms, rounded up; wholly where that cannot be said, which accuses
+    least."""
+    known_c = np.isfinite(scores_c)
+    scores_c, excess_c = scores_c[known_c], excess_c[known_c]
+    if len(scores_c) < 5 or np.ptp(scores_c) == 0 or np.ptp(excess_c) == 0:
+        return 1.0
+    return min(float(np.ceil(FINENESS * np.corrcoef(scores_c, excess_c)[0, 1]) / FINENESS), 1.0)
+
+
+@lru_cache(maxsize=64)
+def _null(told: float, controls: int, labels: int, reference: tuple[float, ...], prior: Prior, steps: int) -> Floats:
+    """How far out the farthest label of a clean network is, in any step, sorted, [R]."""
+    reference_n = np.array(reference)
+    simulations = int(np.clip(SIMULATED // labels, FEWEST_SIMULATIONS, MOST_SIMULATIONS))
+    random = np.random.default_rng(SEED)
+    farthest, size = [], max(1, AT_ONCE // labels)
+    for begun in range(0, simulations, size):
+        excess_Rn = _clean(min(size, simulations - begun), told, controls, labels, reference_n, prior, random)
+        seen_RS, _ = _step_out(excess_Rn, controls, reference_n, prior, steps)
+        farthest.append(seen_RS.max(axis=1))
+    return np.sort(np.concatenate(farthest))
+
+
+def _clean(
+    simulations: int,
+    told: float,
+    controls: int,
+    labels: int,
+    reference_n: Floats,
+    prior: Prior,
+    random: np.random.Generator,
+) -> Floats:
+    """Log norms, less those of references, of the labels that are searched of clean networks, [R, n].
+
+    The correlation is drawn from what so many controls say of it (Fisher 1921, the variance-stabilising transform).
+    """
+    spread = 1 / np.sqrt(max(controls - 3, 1))
+    about_R1 = np.arctanh(np.clip(told, -0.999, 0.999)) + spread * random.standard_normal((simulations, 1))
+    told_R1 = np.ones_like(about_R1) if told == 1.0 else np.tanh(about_R1)
+    errors_RK, noise_RK = random.standard_normal((2, simulations, labels))
+    chosen_Rn = errors_RK[:, :controls]  # labels are alike here: the first ones are as good as drawn by chance
+    if low := len(reference_n) - controls:
+        scores_Rk = (told_R1 * errors_RK + np.sqrt(1 - told_R1**2) * noise_RK)[:, controls:]
+        lowest_Rl = controls + np.argpartition(scores_Rk, low - 1, axis=1)[:, :low]
+        lowest = random.permuted(np.take_along_axis(errors_RK, lowest_Rl, axis=1), axis=1)
+        chosen_Rn = np.concatenate([chosen_Rn, lowest], axis=1)
+    scale_R1 = np.ones((simulations, 1))
+    if prior.weight:
+        scale_R1 = np.sqrt(prior.weight / random.chisquare(prior.weight, (simulations, 1)))
+    slopes_R1 = prior.slope_deviation * random.standard_normal((simulations, 1))
+    chance_Rn: Floats = scale_R1 * (prior.deviation * chosen_Rn + slopes_R1 * reference_n)
+    return chance_Rn
+
+
+def _step_out(
+    excess_Rn: Floats, controls: int, reference_n: Floats, prior: Prior, steps: int
+) -> tuple[Floats, NDArray[np.intp]]:
+    """Per row and step, how far out the label was that was removed, and which it was; each [R, S]."""
+    kept_Rn = np.ones(excess_Rn.shape, dtype=bool)
+    rows = np.arange(len(excess_Rn))
+    deviates, removed = [], []
+    for _ in range(steps):
+        deviates_Rn = _deviates(excess_Rn, kept_Rn, controls, reference_n, prior)
+        lowest_R = deviates_Rn.argmax(axis=1)
+        deviates.append(deviates_Rn[rows, lowest_R])
+        removed.append(lowest_R)
+        kept_Rn[rows, lowest_R] = False
+    return np.stack(deviates, axis=1), np.stack(removed, axis=1)
+
+
+def _deviates(excess_Rn: Floats, kept_Rn: Mask, controls: int, reference_n: Floats, prior: Prior) -> Floats:
+    """Of the labels that are kept, the distance from what the kept controls and the prior predict, in its deviations,
+    positive where a value is low; -inf for others. Of a control it is what the other ones predict.
+
+    (Cook & Weisberg 1982, "Residuals and Influence in Regression", sec. 2.2.1; the prior of the slope is one more
+    observation of it.)
+    """
+    weights_Rn = (kept_Rn & (np.arange(len(reference_n)) < controls)).astype(np.float64)
+    count_R1 = weights_Rn.sum(1, keepdims=True)
+    residuals_Rn = excess_Rn - (weights_Rn * excess_Rn).sum(1, keepdims=True) / count_R1
+    centred_Rn = reference_n - (weights_Rn * reference_n).sum(1, keepdims=True) / count_R1
+    known = (prior.deviation / prior.slope_deviation) ** 2
+    square_R1 = (weights_Rn * centred_Rn**2).sum(1, keepdims=True) + known
+    slope_R1 = (weights_Rn * centred_Rn * residuals_Rn).sum(1, keepdims=True) / square_R1
+    residuals_Rn = residuals_Rn - slope_R1 * centred_Rn
+    leverage_Rn = 1 / count_R1 + centred_Rn**2 / square_R1
+    free_Rn = np.where(weights_Rn > 0, 1 - leverage_Rn, 1 + leverage_Rn)
+    error_R1 = (weights_Rn * residuals_Rn**2).sum(1, keepdims=True) + known * slope_R1**2
+    error_Rn = prior.weight * prior.deviation**2 + error_R1 - weights_Rn * residuals_Rn**2 / free_Rn
+    variance_Rn = np.maximum(error_Rn / (prior.weight + count_R1 - 1 - weights_Rn), np.finfo(np.float64).tiny)
+    return np.where(kept_Rn, -residuals_Rn / np.sqrt(variance_Rn * free_Rn), -np.inf)
