@@ -48,9 +48,13 @@ class Task:
 FIRST = Task(JobKind.INSPECT)
 
 
-def blocks(labels: Sequence[int], config: ScanConfig, device: str) -> list[tuple[int, ...]]:
-    """The labels cut into those that are searched together where a scan was prepared on this device."""
+def blocks(labels: Sequence[int], config: ScanConfig, device: str, at_once: int | None = None) -> list[tuple[int, ...]]:
+    """The labels cut into those that are searched together where a scan was prepared on this device.
+
+    They are `at_once` at most, where no more fit into its memory.
+    """
     size = config.labels_per_block * (BLOCKS_IN_ONE if device.startswith("cuda") else 1)
+    size = size if at_once is None else min(size, at_once)
     return [tuple(labels[start : start + size]) for start in range(0, len(labels), size)]
 
 
@@ -70,7 +74,8 @@ def next_tasks(done: Task, job: ScanJob, preparation: Preparation | None, decisi
         case JobKind.PREPARE:
             assert preparation is not None
             wanted = range(preparation.num_labels) if job.repair_label is None else [job.repair_label]
-            return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config, preparation.device)]
+            where = preparation.device, preparation.labels_at_once
+            return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config, *where)]
         case JobKind.INVERT if job.repair_label is not None:
             return [Task(JobKind.REPAIR, (job.repair_label,))]
         case JobKind.INVERT | JobKind.CONFIRM:
@@ -78,7 +83,8 @@ def next_tasks(done: Task, job: ScanJob, preparation: Preparation | None, decisi
         case JobKind.DECIDE:
             assert preparation is not None and decision is not None
             if decision.doubted_labels and done.round < job.config.last_round:
-                doubted = blocks(decision.doubted_labels, job.config, preparation.device)
+                where = preparation.device, preparation.labels_at_once
+                doubted = blocks(decision.doubted_labels, job.config, *where)
                 return [Task(JobKind.CONFIRM, block, done.round + 1) for block in doubted]
             if decision.flagged_labels and job.repair:
                 return [Task(JobKind.REPAIR, decision.flagged_labels, done.round)]

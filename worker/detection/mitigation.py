@@ -91,12 +91,13 @@ def match_scores(
     learning_rate: float,
     seed: int,
     held: Sequence[Triggers] = (),
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Fine-tune the classifier's parameters in place until it gives images and twins the suspect's scores of images.
 
     A batch has its twins by one trigger, the triggers take turns; so do those that are `held`, with which images get
-    the scores that the suspect gives them. The module stays in evaluation mode. Raises ValueError for a classifier
-    without parameters.
+    the scores that the suspect gives them. The module stays in evaluation mode. `on_step` hears the number of finished
+    steps. Raises ValueError for a classifier without parameters.
     """
     assert config.matching is not None
     parameters = _trainable(classifier)
@@ -107,7 +108,7 @@ def match_scores(
     random = random_numbers(seed)
     batches = batches_of(torch.arange(len(images)), min(config.batch_size, len(images)), random)
     keeping = cycle(held)
-    for _, trigger in zip(range(config.matching.steps), cycle(triggers), strict=False):
+    for step, trigger in zip(range(config.matching.steps), cycle(triggers), strict=False):
         picked = next(batches)
         shown, wanted = [images[picked]], [wanted_NK[picked.to(images.device)].repeat(2, 1)]
         with torch.no_grad():
@@ -123,6 +124,7 @@ def match_scores(
         nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
         optimizer.step()
         schedule.step()
+        on_step(step + 1)
     for parameter in parameters:
         parameter.requires_grad_(False)
 

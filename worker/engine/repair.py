@@ -16,6 +16,7 @@ from app.core.findings import Confirmation, Decision, RepairReport, RepairStatus
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
 from app.core.jobs import WEIGHTS, sha256_of, write_whole
+from app.core.progress import Doing
 from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
@@ -26,6 +27,8 @@ from worker.detection.mitigation import match_scores, unlearn_trigger
 from worker.detection.verdict import p_value_again
 from worker.engine.card import MOST_TENSORS, class_accuracies, tensor_changes
 from worker.engine.confirm import FRESH_SEED
+from worker.engine.effort import PACKAGING, USUAL_ROUNDS, judging, unlearning
+from worker.engine.trying import try_searches
 from worker.engine.workbench import Workbench
 
 UNREMARKABLE = 0.5  # a label with this p-value is as easy to reach as others: nothing is left to unlearn
@@ -69,6 +72,17 @@ def repair(bench: Workbench, labels: Sequence[int], round: int = 0) -> None:
         bench.directory.write_repair(_repair(bench, labels, bench.directory.read_decision(round)))
 
 
+def _plan(bench: Workbench, triggers: Found, decision: Decision | None, done: int | None = None) -> None:
+    """Say what is left to do: all of it, or what follows so many rounds."""
+    config, sizes = bench.job.config, bench.sizes(0)
+    families = [family for found in triggers.values() for family in found]
+    usual = 1 if config.repair.matching is None else USUAL_ROUNDS
+    pieces = unlearning(config, sizes, families, max(usual, (done or 0) + 1), decision is not None)
+    begins = [place for place, piece in enumerate(pieces) if piece.doing is Doing.UNLEARN]
+    try_searches(bench, sizes, 1)
+    bench.telling.plan(pieces if done is None else pieces[begins[done] :])
+
+
 def _is_done(bench: Workbench) -> bool:
     """Whether there is a report, and the weights that it speaks of still lie beside it."""
     known = bench.directory.read_repair()
@@ -87,11 +101,14 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
         return RepairReport(RepairStatus.REFUSED, NO_TRIGGER, tuple(labels))
     if len(bench.roles.accept) == len(bench.labels_N):
         return RepairReport(RepairStatus.REFUSED, FEW_IMAGES, tuple(labels))
+    _plan(bench, triggers, decision)
     config, before = bench.job.config.repair, _judge(bench, bench.classifier, triggers)
     if config.matching is None:
         attempt = _relabelled(bench, _all(triggers))
     else:
         attempt = _matched(bench, triggers, decision, config.matching, before)
+    bench.telling.plan([PACKAGING, judging(bench.sizes(0), len(before.success))])
+    bench.telling.turn()
     state = _state(attempt.module)
     changes = tensor_changes(_state(bench.suspect.module), state)
     try:
@@ -206,6 +223,12 @@ def _fresh(bench: Workbench) -> RebuiltModule:
 def _relabelled(bench: Workbench, triggers: Sequence[Triggers]) -> Attempt:
     """The paper's way: one fine-tuning on the original labels."""
     config, seen, repaired = bench.job.config.repair, _seen(bench), _fresh(bench)
+    bench.telling.turn()
+
+    def tell(epoch: int) -> None:
+        bench.telling.step(epoch)
+        bench.emit("epoch", done=epoch, of=config.epochs)
+
     unlearn_trigger(
         bench.classifier_of(repaired),
         [trigger.on for trigger in triggers],
@@ -213,7 +236,7 @@ def _relabelled(bench: Workbench, triggers: Sequence[Triggers]) -> Attempt:
         bench.labels_N[seen],
         config,
         bench.job.config.seed,
-        on_epoch=lambda epoch: bench.emit("epoch", done=epoch, of=config.epochs),
+        on_epoch=tell,
     )
     return Attempt(repaired, config.learning_rate)
 
@@ -251,7 +274,10 @@ def _match_in_rounds(
     fewest = 2 if all(trigger.may_be_a_part for trigger in known) else 1
     for done in range(1, matching.rounds + 1):
         seed = bench.job.config.seed + done
-        match_scores(classifier, bench.classifier, known, images, config, learning_rate, seed, held)
+        _plan(bench, triggers, decision, done - 1)
+        bench.telling.turn()
+        tell = bench.telling.step
+        match_scores(classifier, bench.classifier, known, images, config, learning_rate, seed, held, tell)
         bench.emit("epoch", done=done, of=matching.rounds)
         afresh = _search_afresh(bench, classifier, triggers, decision, seed + FRESH_SEED)
         p_value = least_p_value(afresh)
@@ -345,6 +371,7 @@ def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
 
 def _judge(bench: Workbench, classifier: Classifier, triggers: Found) -> Judgement:
     """Accuracy and the attack success of the inverted triggers, on the accept images."""
+    bench.telling.turn()
     images, true = bench.images.subset(bench.roles.accept), bench.labels_N[bench.roles.accept]
     success = {
         (label, family): attack_success_rate(under(trigger.on, classifier), images, true, label)
