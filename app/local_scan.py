@@ -9,7 +9,6 @@ It follows the plan (app/core/plan.py), blocks of labels side by side; it runs n
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from app.core.clock import MACHINE, Clock
 from app.core.errors import Refusal, disk_full, is_disk_full
-from app.core.findings import Reason, RepairReport, RepairStatus, Verdict
+from app.core.findings import Preparation, Reason, RepairReport, RepairStatus, Verdict
 from app.core.intake.archive import check_torchscript_archive
 from app.core.intake.members import check_is_file, unreadable
 from app.core.jobs import STATEMENT, WEIGHTS, JobDirectory, ScanJob, sha256_of, write_whole
 from app.core.plan import FIRST, JobKind, next_tasks
 from app.core.report.document import check_document
-from worker.lanes import run_side_by_side
+from app.course import Course
+from worker.lanes import lanes_that_fit, run_side_by_side
 from worker.launch import ScanSession
 from worker.sandbox.events import Event
 from worker.sandbox.fence import Sandbox
@@ -96,11 +96,12 @@ def run_scan(
     try:
         with ExitStack() as open_sessions:
             options: dict[str, Any] = {"time_limit": time_limit, "sandbox": sandbox, "clock": clock, "signer": signer}
-            told = _one_at_a_time(on_event)
+            course = Course(on_event, clock, job)
             sessions = [
-                open_sessions.enter_context(ScanSession(directory, told, **options, lane=lane)) for lane in range(lanes)
+                open_sessions.enter_context(ScanSession(directory, course.listener(lane), **options, lane=lane))
+                for lane in range(lanes)
             ]
-            run_tasks(sessions, job)
+            run_tasks(sessions, job, course)
         result = _conclude(directory, job, out)
     except Refusal as refusal:
         if not refusal.problem.retryable:
@@ -124,16 +125,18 @@ def run_check(
     with tempfile.TemporaryDirectory(prefix="triggerlens-") as place:
         directory = JobDirectory(Path(place) / "job")
         _place_inputs(directory, job, model, bundle)
-        with ScanSession(directory, on_event, sandbox=sandbox) as session:
-            run_tasks([session], job)
+        course = Course(on_event, MACHINE, job)
+        with ScanSession(directory, course.listener(0), sandbox=sandbox) as session:
+            run_tasks([session], job, course)
         preparation = directory.read_preparation()
         assert preparation is not None, "a check has no time limit"
         inputs = {"model": job.model, "bundle": job.bundle}
         return check_document(directory.read_structure(), preparation, inputs, directory.read_timings())
 
 
-def run_tasks(sessions: Sequence[ScanSession], job: ScanJob) -> None:
-    """Every task of the plan; those that do not wait for each other in all of the sessions, on a GPU in the first.
+def run_tasks(sessions: Sequence[ScanSession], job: ScanJob, course: Course | None = None) -> None:
+    """Every task of the plan; those that do not wait for each other in all sessions that there is memory for, on a GPU
+    in the first.
 
     What the time limit leaves undone is passed over.
     """
@@ -141,8 +144,10 @@ def run_tasks(sessions: Sequence[ScanSession], job: ScanJob) -> None:
     with ThreadPoolExecutor(len(sessions)) as pool:
         while tasks:
             preparation = directory.read_preparation()
-            on_processor = preparation is not None and preparation.device == "cpu"
-            run_side_by_side(pool, sessions[: len(tasks) if on_processor else 1], tasks)
+            lanes = sessions if preparation is None else sessions[: _lanes(preparation, job)]
+            if course is not None:
+                course.begin(tasks, lanes)
+            run_side_by_side(pool, lanes[: len(tasks)], tasks)
             done, preparation = tasks[-1], directory.read_preparation()
             if preparation is None and done.kind is JobKind.PREPARE:
                 return  # out of time before anything is known
@@ -150,15 +155,10 @@ def run_tasks(sessions: Sequence[ScanSession], job: ScanJob) -> None:
             tasks = next_tasks(done, job, preparation, decision, selection)
 
 
-def _one_at_a_time(on_event: Callable[[Event], None]) -> Callable[[Event], None]:
-    """A listener that hears one session at a time."""
-    turn = threading.Lock()
-
-    def told(event: Event) -> None:
-        with turn:
-            on_event(event)
-
-    return told
+def _lanes(preparation: Preparation, job: ScanJob) -> int:
+    """How many engines there is room for."""
+    on_processor = preparation.device == "cpu"
+    return lanes_that_fit(job.model["bytes"], preparation.search_bytes) if on_processor else 1
 
 
 def _is_begun(directory: JobDirectory, job: ScanJob) -> bool:

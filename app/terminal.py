@@ -4,6 +4,7 @@ Everything goes to stderr. Where that is no terminal, progress is one JSON objec
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from app.core.errors import Problem
 from app.core.findings import Caveat, ComesBack, Reason, RepairReport, Verdict
+from app.core.progress import STAGES
 from app.core.report.card import COMES_BACK
 from app.core.report.explanations import CAVEATS, REASONS, VERDICTS, disagreements
 from app.core.report.facts import facts
@@ -121,25 +123,22 @@ def progress_display(title: str) -> Iterator[Callable[[Event], None]]:
         BarColumn(bar_width=32),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield _Bars(progress, title)
 
 
 class _Bars:
-    """One bar for the whole search, with the time that is left, and one for each label.
-
-    A service tells how far it is by `progress`, the share of the whole; an engine here by the steps of its labels.
-    """
+    """One bar for the whole scan, with what it is at and the time that is left, and one for each label."""
 
     def __init__(self, progress: Progress, title: str) -> None:
         self.progress = progress
-        self.whole = progress.add_task(f"[bold]{_shown(title)}", total=None, note="")
+        self.whole = progress.add_task(f"[bold]{_shown(title)}", total=None, note="", left="")
         self.labels: dict[int, TaskID] = {}
         self.done: dict[int, float] = {}
         self.repair: TaskID | None = None
-        self.is_told_share = False
+        self.share = 0.0
 
     def __call__(self, event: Event) -> None:
         handler: Callable[[Event], None] | None = getattr(self, f"_on_{event['event']}", None)
@@ -147,25 +146,23 @@ class _Bars:
             handler(event)
 
     def _on_stage(self, event: Event) -> None:
-        self.progress.update(self.whole, note=event["stage"].replace("_", " "))
-
-    def _on_selected(self, event: Event) -> None:
-        if not self.is_told_share:
-            self.progress.update(self.whole, total=event["labels"])
+        self.progress.update(self.whole, note=_shown(STAGES.get(event["stage"], event["stage"].replace("_", " "))))
 
     def _on_prepared(self, event: Event) -> None:
         if self.labels:  # a service may go back to this stage after it lost a worker
             return
-        if not self.is_told_share:
-            self.progress.update(self.whole, total=event["labels"])
         visible = event["labels"] <= MOST_BARS
         for label, name in enumerate(event["names"]):
             title = _titled(label, name)
-            self.labels[label] = self.progress.add_task(title, total=1, note="", visible=visible, start=False)
+            self.labels[label] = self.progress.add_task(title, total=1, note="", left="", visible=visible, start=False)
 
     def _on_progress(self, event: Event) -> None:
-        self.is_told_share = True
-        self.progress.update(self.whole, total=1, completed=event["progress"])
+        seconds = event.get("eta_seconds")  # an older service does not tell
+        left = "" if seconds is None else f"about {duration(seconds)} left"
+        self.share = max(self.share, event["progress"])  # what is left may turn out to be more
+        self.progress.update(self.whole, total=1, completed=self.share, left=left)
+        if event.get("doing"):
+            self.progress.update(self.whole, note=_shown(event["doing"]))
 
     def _on_step(self, event: Event) -> None:
         for label in event["labels"]:
@@ -174,7 +171,6 @@ class _Bars:
             share = event["done"] / event["of"]
             self.done[label] = max(self.done.get(label, 0.0), share)  # one in doubt is searched again
             self.progress.update(self.labels[label], completed=share, visible=True)
-        self._advance()
 
     def _on_label(self, event: Event) -> None:
         self.done[event["label"]] = 1.0
@@ -182,21 +178,16 @@ class _Bars:
         visible = len(self.labels) <= MOST_BARS
         if event["label"] not in self.labels:  # a service tells of some of many labels, whichever they are
             title = _titled(event["label"], str(event["label"]))
-            self.labels[event["label"]] = self.progress.add_task(title, total=1, note="")
+            self.labels[event["label"]] = self.progress.add_task(title, total=1, note="", left="")
         task = self.labels[event["label"]]
         self.progress.update(task, completed=1, note=note, visible=visible)
         if "name" in event:
             self.progress.update(task, description=_titled(event["label"], event["name"]))
-        self._advance()
 
     def _on_epoch(self, event: Event) -> None:
         if self.repair is None:
-            self.repair = self.progress.add_task("  repair", total=event["of"], note="")
+            self.repair = self.progress.add_task("  repair", total=event["of"], note="", left="")
         self.progress.update(self.repair, completed=event["done"])
-
-    def _advance(self) -> None:
-        if not self.is_told_share:
-            self.progress.update(self.whole, completed=sum(self.done.values()))
 
 
 def show_check(document: dict[str, Any]) -> None:
@@ -364,6 +355,11 @@ def _shown(words: str) -> str:
 
 def _titled(label: int, name: str) -> str:
     return f"  label {label}" + ("" if name == str(label) else f" {escape(printable(name, 24))}")
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 40 s, 12 min."""
+    return f"{math.ceil(seconds)} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
 def _number(value: float | None, style: str) -> str:

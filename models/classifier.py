@@ -16,6 +16,13 @@ from models.scores import Output, are_sound
 SIZE_ADVICE = "Give the size the model was trained with by --size H,W."
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: that of a processor's memory says so in words only."""
+    in_words = isinstance(error, RuntimeError) and not isinstance(error, ModelFailedError)
+    says_so = in_words and "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or says_so
+
+
 class ModelFailedError(RuntimeError):
     """The suspect's own code failed on images of a kind that it took before."""
 
@@ -46,9 +53,9 @@ class Classifier(nn.Module):
         inputs_NCHW = self.normalised(match_channels(images_NCHW, self.spec.channels))
         try:
             return self.module.logits(inputs_NCHW, self.output)
-        except torch.OutOfMemoryError:
-            raise
         except MODULE_ERRORS as error:
+            if is_out_of_memory(error):
+                raise
             raise ModelFailedError(plain_reason(error)) from error
 
     def normalised(self, images_NCHW: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ ALLOWED = {
     "migrations": ("app.core",),
     "models": ("app.core.errors", "app.core.findings", "app.core.intake.torchscript", "app.core.text"),
     "worker.detection": (*(f"app.core.{part}" for part in ("config", "errors", "families", "findings")), "models"),
-    "worker.engine": ("app.core", "worker.detection", "worker.sandbox.limits", "models"),
+    "worker.engine": ("app.core", "worker.detection", "worker.sandbox.limits", "worker.sandbox.usage", "models"),
     "worker.sandbox": ("app.core",),
     "worker.steps": (
         "app.core",

@@ -15,14 +15,19 @@ from app.core.plan import Task
 from worker.launch import EngineOverdueError, ScanSession
 from worker.sandbox.usage import memory_left
 
-LANE_BYTES = 2 * 2**30  # of memory that an engine may take, and so many times its model
-LANE_MODELS = 8
+ENGINE_BYTES = 2**30  # of memory that an engine takes besides a search, and so many times its model
+ENGINE_MODELS = 3
 
 
-def lanes_at_most(model_bytes: int) -> int:
-    """As many engines side by side as this process has cores, and there is memory for; one at least."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(memory_left() / (LANE_BYTES + LANE_MODELS * model_bytes))))
+def cores() -> int:
+    """Those that this process may use: as many engines can work side by side."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def lanes_that_fit(model_bytes: int, search_bytes: int) -> int:
+    """As many as there is memory for, beside the engine that is there already, each with a search of so many bytes."""
+    engine = ENGINE_BYTES + ENGINE_MODELS * model_bytes + search_bytes
+    return 1 + max(0, int(min((memory_left() - search_bytes) / engine, 1e6)))
 
 
 def run_side_by_side(pool: ThreadPoolExecutor, sessions: Sequence[ScanSession], tasks: Sequence[Task]) -> None:

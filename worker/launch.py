@@ -113,6 +113,7 @@ class ScanSession:
     ) -> None:
         self.directory = directory
         self.last_event_at = clock.now()  # of the newest event, or the start of the newest task
+        self.task: Task | None = None  # what is done, or was done last
         self._clock = clock
         self._on_event = on_event
         self._sandbox = sandbox
@@ -143,7 +144,7 @@ class ScanSession:
         Raises Refusal, also for a full disk; EngineCrashError, after which another task starts another engine unless
         the session was killed; EngineOverdueError.
         """
-        self.last_event_at = self._clock.now()
+        self.last_event_at, self.task = self._clock.now(), task
         if self._killed:
             raise EngineCrashError(-signal.SIGKILL, self._last_words())
         if task.kind in WITHOUT_TORCH:

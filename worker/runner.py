@@ -23,6 +23,7 @@ from app.core.clock import MACHINE, Clock
 from app.core.errors import Problem, Refusal
 from app.core.jobs import ScanJob
 from app.core.lifecycle import JobState
+from app.core.progress import Work
 from app.core.repository import access, jobs, scans
 from app.core.repository.jobs import Lease
 from app.core.service import Service
@@ -244,11 +245,12 @@ class Runner:
             self.desk = None
 
     def _listen(self, event: Event) -> None:
-        """What the engine says while it works: steps are written down now and then, a finding at once."""
+        """What the engine says while it works: what it is at is written down now and then, a finding at once."""
         supervisor, desk = self.supervisor, self.desk
         assert supervisor is not None and desk is not None
-        if event["event"] in ("step", "epoch"):
-            supervisor.steps = event["done"], event["of"]
+        if event["event"] == "work":
+            worked = self.clock.now() - supervisor.claimed_at
+            supervisor.work = replace(Work.from_json(event), seconds_worked=worked)
         elif event["event"] == "label":
             finding = desk.directory.read_finding(event["label"])
             assert finding is not None, "a label is told when its finding lies there"

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from app.core.clock import Clock
 from app.core.database import Database
 from app.core.lifecycle import OPEN_SCANS
+from app.core.progress import Work
 from app.core.repository import jobs
 from app.core.repository.jobs import Lease
 from app.core.settings import Settings
@@ -54,11 +55,11 @@ class Supervisor:
         self.settings, self.database = settings, database
         self.lease, self.scan_id, self.session = lease, scan_id, session
         self.clock = clock
-        self.steps = (0, 0)  # done, of: written down when the next look finds them changed
+        self.work: Work | None = None  # what the engine is at: written down when the next look finds it changed
         self.ended: Ended | None = None
         self._expecting_since: float | None = None
         self._over = threading.Event()
-        self._renewed_at = claimed_at
+        self.claimed_at = self._renewed_at = claimed_at
         self._threads = [
             threading.Thread(target=watch, name=watch.__name__, daemon=True)
             for watch in (self._watch_clock, self._watch_database)
@@ -115,9 +116,9 @@ class Supervisor:
         return None
 
     def _watch_database(self) -> None:
-        written = (0, 0)
+        written = None
         while not self._wait_a_poll():
-            now, steps = self.clock.now(), self.steps
+            now, work = self.clock.now(), self.work
             try:
                 if self._scan_is_over():
                     return self._end_unless_over(Ended.CANCELLED)
@@ -125,9 +126,9 @@ class Supervisor:
                     if not self._renew():
                         return self._end_unless_over(Ended.LOST)
                     self._renewed_at = now
-                if steps != written:
-                    self._write_steps(*steps)
-                    written = steps
+                if work is not None and work != written:
+                    self._write_work(work)
+                    written = work
             except OperationalError as error:
                 log.warning("heartbeat_failed", job=self.lease.job_id, error=type(error).__name__)
         return None
@@ -146,6 +147,6 @@ class Supervisor:
         with self.database.writing() as session:
             return jobs.renew(session, self.lease, self.settings.lease_seconds)
 
-    def _write_steps(self, done: int, total: int) -> None:
+    def _write_work(self, work: Work) -> None:
         with self.database.writing() as session:
-            jobs.report_steps(session, self.lease, done, total)
+            jobs.report_work(session, self.lease, work)

@@ -15,10 +15,10 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.deps import ScanDep, ServiceDep
 from app.api.documentation import problems
-from app.core.database import Database
+from app.api.status import how_far
 from app.core.lifecycle import OPEN_SCANS
-from app.core.progress import progress
 from app.core.repository import jobs, scans
+from app.core.service import Service
 from app.core.tables import Event, Scan
 
 router = APIRouter(prefix="/v1/scans", tags=["scans"])
@@ -27,7 +27,8 @@ LOOK_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
 EXAMPLE = (
     'event: queued\ndata: {}\nid: 1\n\nevent: stage\ndata: {"stage": "invert"}\nid: 4\n\n'
-    'event: progress\ndata: {"stage": "invert", "progress": 0.41}\n\n'
+    'event: progress\ndata: {"stage": "invert", "progress": 0.41, "doing": "searching static triggers on students, '
+    '2 of 3", "eta_seconds": 43.5}\n\n'
     'event: finished\ndata: {"verdict": "no_backdoor_found"}\nid: 19\n\n'
 )
 
@@ -66,21 +67,21 @@ async def follow(
     told = after if last_event_id is None else last_event_id
     if scan.status not in OPEN_SCANS and told >= scan.last_event:
         return Response(status_code=204)
-    return EventSourceResponse(_stream(service.database, scan, told), headers={"X-Accel-Buffering": "no"})
+    return EventSourceResponse(_stream(service, scan, told), headers={"X-Accel-Buffering": "no"})
 
 
-async def _stream(database: Database, scan: Scan, told: int) -> AsyncIterator[bytes]:
+async def _stream(service: Service, scan: Scan, told: int) -> AsyncIterator[bytes]:
     """Look twice a second, with no session held in between; a database that is away is waited for."""
     shown, spoke_at, is_over = None, time.monotonic(), False
     while not is_over:
         try:
-            news = await run_in_threadpool(_look, database, scan, told)
+            news = await run_in_threadpool(_look, service, scan, told)
         except OperationalError:
             news = News([], shown, is_over=False)
         for number, name, data in news.events:
             yield format_sse_event(event=name, data_str=json.dumps(data), id=str(number))
             told, spoke_at = number, time.monotonic()
-        if news.progress is not None and news.progress != shown:
+        if news.progress is not None and _but_time(news.progress) != _but_time(shown):
             yield format_sse_event(event="progress", data_str=json.dumps(news.progress))
             shown, spoke_at = news.progress, time.monotonic()
         if time.monotonic() - spoke_at >= KEEP_ALIVE_SECONDS:
@@ -91,16 +92,26 @@ async def _stream(database: Database, scan: Scan, told: int) -> AsyncIterator[by
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def _look(database: Database, scan: Scan, told: int) -> News:
-    with database.reading() as session:
+def _but_time(progress: dict[str, Any] | None) -> dict[str, Any]:
+    """What has to change before anybody is told: the time that is left does so all the time."""
+    return {**(progress or {}), "eta_seconds": None}
+
+
+def _look(service: Service, scan: Scan, told: int) -> News:
+    with service.database.reading() as session:
         current = scans.find(session, scan.tenant_id, scan.id)
         if current is None:  # deleted
             return News([], None, is_over=True)
         found = scans.events_after(session, current, told) if current.last_event > told else []
         is_open = current.status in OPEN_SCANS
-        steps = jobs.steps(session, scan.id) if is_open else []
+        far = None
+        if is_open:
+            going = jobs.progress(session, scan.id)
+            far = {
+                "stage": current.stage,
+                **how_far(session, current, going, service.settings.heartbeat_seconds),
+            }
     newest = found[-1].number if found else told
-    far = {"stage": current.stage, "progress": round(progress(steps, scan.request["repair"]), 4)} if is_open else None
     return News([_told(event) for event in found], far, is_over=not is_open and newest >= current.last_event)
 
 

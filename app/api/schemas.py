@@ -71,6 +71,7 @@ SCAN_STATE = SCAN | {
     "labels": [LABEL],
     "queue_position": None,
     "waiting_for": None,
+    "doing": None,
     "eta_seconds": None,
 }
 
@@ -333,7 +334,10 @@ class ScanState(ScanItem):
     labels: list[LabelResult]
     queue_position: int | None = Field(description="How many scans are served before a queued one")
     waiting_for: Literal["worker", "broker", "earlier_scans"] | None
-    eta_seconds: float | None = Field(description="At the pace so far; null before a pace is known")
+    doing: str | None = Field(description="What it is at, in words; null while nobody says so")
+    eta_seconds: float | None = Field(
+        description="How long it still takes, at the pace so far; null before one is known"
+    )
 
 
 class ScanPage(BaseModel):

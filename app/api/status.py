@@ -1,9 +1,9 @@
 """A scan as the API tells it: from its row, its jobs and its findings, in a handful of small queries."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api.checks import Checks
@@ -11,9 +11,10 @@ from app.api.schemas import LabelResult, ScanItem, ScanState, ScanSummary, Under
 from app.core.findings import LabelFinding, RepairStatus, most_suspicious_family
 from app.core.jobs import finding_from_json
 from app.core.lifecycle import OPEN_SCANS, JobState, ScanStatus
-from app.core.progress import Steps, eta_seconds, progress
-from app.core.repository import jobs, scans
-from app.core.tables import Scan, now
+from app.core.plan import WITHOUT_TORCH
+from app.core.progress import JobProgress, Outlook, at, outlook, told
+from app.core.repository import access, jobs, scans
+from app.core.tables import Scan
 
 
 def scan_item(scan: Scan) -> ScanItem:
@@ -26,19 +27,37 @@ def scan_state(session: Session, checks: Checks, scan: Scan) -> ScanState:
     findings = [finding_from_json(row.finding) for row in scans.findings(session, scan)]
     family = most_suspicious_family(findings)
     labels = [_label(finding, family) for finding in findings]
-    steps = [] if scan.status == ScanStatus.FINISHED else jobs.steps(session, scan.id)
-    share = 1.0 if scan.status == ScanStatus.FINISHED else progress(steps, scan.request["repair"])
+    going = [] if scan.status == ScanStatus.FINISHED else jobs.progress(session, scan.id)
     earlier = scans.queued_before(session, scan) if scan.status == ScanStatus.QUEUED else None
     return ScanState(
         **_facts(scan),
-        progress=round(share, 4),
+        **how_far(session, scan, going, checks.service.settings.heartbeat_seconds),
         understood=_understood(scan),
         labels_done=len(labels),
         labels=labels,
         queue_position=earlier,
-        waiting_for=_waiting_for(session, checks, steps, earlier) if scan.status in OPEN_SCANS else None,
-        eta_seconds=_eta(session, scan, share),
+        waiting_for=_waiting_for(session, checks, going, earlier) if scan.status in OPEN_SCANS else None,
     )
+
+
+def how_far(session: Session, scan: Scan, going: Sequence[JobProgress], heartbeat_seconds: float) -> dict[str, Any]:
+    """How much of a scan is done, what it is at, and how long it still takes."""
+    if scan.status == ScanStatus.FINISHED:
+        found = Outlook(1.0)
+    else:
+        lanes = _lanes(session, going, heartbeat_seconds) if scan.status == ScanStatus.RUNNING else 1
+        found = outlook(going, scan.request["repair"], lanes)
+    if scan.status != ScanStatus.RUNNING:
+        return told(Outlook(found.share), None)
+    return told(found, at(going))
+
+
+def _lanes(session: Session, going: Sequence[JobProgress], heartbeat_seconds: float) -> int:
+    """How many workers a scan has for itself, where scans share them evenly."""
+    queues = {job.queue for job in going if job.kind not in WITHOUT_TORCH}
+    workers = access.living_workers(session, heartbeat_seconds)
+    hearing = sum(not queues.isdisjoint(worker.queues.split(",")) for worker in workers)
+    return max(1, hearing // max(1, scans.running(session)))
 
 
 def _facts(scan: Scan) -> dict[str, Any]:
@@ -108,25 +127,17 @@ def _label(finding: LabelFinding, family: str | None) -> LabelResult:
 
 
 def _waiting_for(
-    session: Session, checks: Checks, steps: list[Steps], earlier: int | None
+    session: Session, checks: Checks, going: Sequence[JobProgress], earlier: int | None
 ) -> Literal["worker", "broker", "earlier_scans"] | None:
     """What keeps an open scan from going on; None while somebody works on it, or is about to."""
-    ready = {job.queue for job in steps if job.state == JobState.READY}
-    if not ready or any(job.state == JobState.RUNNING for job in steps):
+    ready = {job.queue for job in going if job.state == JobState.READY}
+    if not ready or any(job.state == JobState.RUNNING for job in going):
         return None
     if checks.broker is not None and checks.broker.latest() is False:
         return "broker"
     if not ready <= checks.live_queues(session):
         return "worker"
     return "earlier_scans" if earlier else None
-
-
-def _eta(session: Session, scan: Scan, share: float) -> float | None:
-    if scan.status != ScanStatus.RUNNING or scan.started_at is None:
-        return None
-    elapsed = (session.scalar(select(now())) or scan.started_at) - scan.started_at
-    seconds = eta_seconds(share, elapsed)
-    return None if seconds is None else round(seconds, 1)
 
 
 def _iso(seconds: float | None) -> str | None:

@@ -132,8 +132,10 @@ def _facts(found: Scan) -> dict[str, str]:
     facts = {"scan": found.id, "status": waiting(found) or found.status.value}
     if found.is_open and found.progress is not None:
         facts["done"] = f"{found.progress:.0%}" + (f", in {found.stage}" if found.stage else "")
+    if found.doing is not None:
+        facts["doing"] = found.doing
     if found.eta_seconds is not None:
-        facts["left"] = f"about {found.eta_seconds:.0f} s"
+        facts["left"] = f"about {terminal.duration(found.eta_seconds)}"
     if found.labels_total:
         facts["labels"] = f"{found.labels_done} of {found.labels_total}"
     if found.verdict is not None:

@@ -19,7 +19,7 @@ from app.core.presets import DEFAULT_PRESET, preset_config
 from app.core.signing import signer_at
 from app.installed import demand_engine
 from app.local_scan import OUT_OF_TIME, LocalResult, job_for, run_check, run_scan
-from worker.lanes import lanes_at_most
+from worker.lanes import cores
 from worker.launch import run_weights
 from worker.sandbox.fence import Wanted, choose
 
@@ -128,9 +128,8 @@ def _run_here(
     )
     try:
         with terminal.progress_display(job.model["name"]) as on_event:
-            lanes = lanes or lanes_at_most(job.model["bytes"])
             limits = time_limit, choose(sandbox)
-            result = run_scan(job, model, bundle, out, on_event, *limits, lanes=lanes, signer=signer)
+            result = run_scan(job, model, bundle, out, on_event, *limits, lanes=lanes or cores(), signer=signer)
     except KeyboardInterrupt:
         terminal.say(f"Cancelled. The same command goes on where it stopped ({out}).")
         sys.exit(OUT_OF_TIME)

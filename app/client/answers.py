@@ -45,6 +45,7 @@ class Scan:
     labels: tuple[dict[str, Any], ...] = ()
     queue_position: int | None = None
     waiting_for: str | None = None
+    doing: str | None = None  # what it is at, in words
     eta_seconds: float | None = None
     verdict: str | None = None
     summary: dict[str, Any] | None = None

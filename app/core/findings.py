@@ -389,6 +389,9 @@ class Preparation:
     perceptual_sha256: str
     device: str
     threads: int
+    search_bytes: int = 0  # that the search of a block takes at its peak, as far as could be told before
+    labels_at_once: int | None = None  # that are searched together, where memory is too short for what was planned
+    images_at_once: int | None = None  # that are shown together there
     students_agreement: float | None = None  # of images kept from the students, those they answer as the suspect does
     fixed_batch: int | None = None  # the only batch size that a traced module takes
     takes: Takes = Takes.BATCH

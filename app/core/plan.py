@@ -53,9 +53,13 @@ class Task:
 FIRST = Task(JobKind.INSPECT)
 
 
-def blocks(labels: Sequence[int], config: ScanConfig, device: str) -> list[tuple[int, ...]]:
-    """The labels cut into those that are searched together where a scan was prepared on this device."""
-    return _cut(labels, config.labels_per_block * (BLOCKS_IN_ONE if device.startswith("cuda") else 1))
+def blocks(labels: Sequence[int], config: ScanConfig, device: str, at_once: int | None = None) -> list[tuple[int, ...]]:
+    """The labels cut into those that are searched together where a scan was prepared on this device.
+
+    They are `at_once` at most, where no more fit into its memory.
+    """
+    size = config.labels_per_block * (BLOCKS_IN_ONE if device.startswith("cuda") else 1)
+    return _cut(labels, size if at_once is None else min(size, at_once))
 
 
 def _cut(labels: Sequence[int], size: int) -> list[tuple[int, ...]]:
@@ -89,12 +93,13 @@ def next_tasks(
                 skimmed = _cut(range(preparation.num_labels), first_pass.labels_per_block)
                 return [Task(JobKind.FIRST_PASS, block) for block in skimmed]
             wanted = range(preparation.num_labels) if job.repair_label is None else [job.repair_label]
-            return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config, preparation.device)]
+            where = preparation.device, preparation.labels_at_once
+            return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config, *where)]
         case JobKind.FIRST_PASS:
             return [Task(JobKind.SELECT)]
         case JobKind.SELECT:
             assert preparation is not None and selection is not None
-            searched = blocks(selection.labels, job.config, preparation.device)
+            searched = blocks(selection.labels, job.config, preparation.device, preparation.labels_at_once)
             return [Task(JobKind.INVERT, block) for block in searched] or [Task(JobKind.DECIDE)]
         case JobKind.INVERT if job.repair_label is not None:
             return [Task(JobKind.REPAIR, (job.repair_label,))]
@@ -103,7 +108,8 @@ def next_tasks(
         case JobKind.DECIDE:
             assert preparation is not None and decision is not None
             if decision.doubted_labels and done.round < job.config.last_round:
-                doubted = blocks(decision.doubted_labels, job.config, preparation.device)
+                where = preparation.device, preparation.labels_at_once
+                doubted = blocks(decision.doubted_labels, job.config, *where)
                 return [Task(JobKind.CONFIRM, block, done.round + 1) for block in doubted]
             if decision.flagged_labels and job.repair:
                 return [Task(JobKind.REPAIR, decision.flagged_labels, done.round)]

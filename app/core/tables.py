@@ -151,14 +151,13 @@ class Job(Base):
     lease_token: Mapped[int] = mapped_column(Integer, default=0)
     lease_owner: Mapped[str | None] = mapped_column(String(32))
     lease_expires_at: Mapped[float | None]
-    steps_done: Mapped[int] = mapped_column(Integer, default=0)
-    steps_total: Mapped[int] = mapped_column(Integer, default=0)
     outputs: Mapped[dict[str, Any] | None]  # path in the result directory -> {key, sha256, size} in the store
     problem: Mapped[dict[str, Any] | None]
     created_at: Mapped[float] = mapped_column(default=now())
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
     round: Mapped[int] = mapped_column(Integer, default=0)  # of searches, from 0
+    work: Mapped[dict[str, Any] | None]  # what it is at, as it told last (app.core.progress.Work)
 
 
 class LabelRow(Base):

@@ -20,7 +20,7 @@ from app.api.delivery import has_already
 from app.api.deps import ServiceDep
 from app.api.problems import NOT_FOUND
 from app.core.findings import Verdict
-from app.core.plan import JobKind
+from app.core.progress import STAGES
 from app.core.report.explanations import CAVEATS, REASONS, VERDICTS
 
 router = APIRouter(include_in_schema=False)
@@ -46,17 +46,6 @@ STATIC = {  # name -> package, file in it, media type
 }
 TONES = {Verdict.BACKDOORED: "alarm", Verdict.NO_BACKDOOR_FOUND: "calm", Verdict.INCONCLUSIVE: "doubt"}
 MARKS = {Verdict.BACKDOORED: "▲", Verdict.NO_BACKDOOR_FOUND: "●", Verdict.INCONCLUSIVE: "◆"}
-STAGES = {
-    JobKind.INSPECT: "Looking at the files",
-    JobKind.PREPARE: "Loading the model, fitting the images to it",
-    JobKind.FIRST_PASS: "Looking through the labels",
-    JobKind.SELECT: "Choosing the labels to search in full",
-    JobKind.INVERT: "Searching a trigger for each label",
-    JobKind.DECIDE: "Comparing the labels",
-    JobKind.CONFIRM: "Searching again where a label stands out",
-    JobKind.REPAIR: "Unlearning the trigger",
-    JobKind.REPORT: "Writing the report",
-}
 READING = ["GET", "HEAD"]
 
 

@@ -94,8 +94,10 @@ def test_a_listener_hears_what_happens_and_how_far_it_is(
     listener.join(PATIENCE_SECONDS)
     assert not listener.is_alive()
     assert heard[-1]["event"] == "finished"
-    (progress,) = [event for event in heard if event["event"] == "progress"]
-    assert progress["data"] == {"stage": "invert", "progress": 0.3025} and "id" not in progress
+    progress = next(event for event in heard if event["event"] == "progress")
+    assert progress["data"].keys() == {"stage", "progress", "doing", "eta_seconds"} and "id" not in progress
+    assert progress["data"]["stage"] == "invert" and 0.3 < progress["data"]["progress"] < 0.4
+    assert progress["data"]["doing"] == "searching static triggers on students, 2 of 3"
 
 
 def test_the_listener_of_a_deleted_scan_is_let_go(

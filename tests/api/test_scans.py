@@ -11,6 +11,7 @@ from sqlalchemy import event
 from app.api.schemas import InversionOverrides, RepairOverrides
 from app.core.config import InversionConfig, RepairConfig
 from app.core.lifecycle import ScanStatus
+from app.core.progress import QUICK_SECONDS
 from app.core.queue import RecordingQueue
 from app.core.repository import access, scans
 from app.core.service import Service
@@ -221,10 +222,24 @@ def test_a_running_scan_tells_how_far_it_is(client: TestClient, service: Service
         "anomaly_index": None,
         "flagged": False,
     }
-    assert state["progress"] == pytest.approx((1 + 14 + 61 / 4) / 100, abs=1e-4)
-    assert state["eta_seconds"] == pytest.approx(100 * (1 - state["progress"]) / state["progress"], rel=0.1)
+    left = 60 + 120 + 2 * QUICK_SECONDS  # of this block, of the one that waits, and of what follows
+    assert state["eta_seconds"] == pytest.approx(left, rel=0.1)
+    assert state["progress"] == pytest.approx(100 / (100 + left), rel=0.1)
+    assert state["doing"] == "searching static triggers on students, 2 of 3"
     assert state["waiting_for"] is None and state["queue_position"] is None
     assert state["created_at"].endswith("Z") and state["finished_at"] is None
+
+
+def test_blocks_side_by_side_take_as_long_as_there_are_workers_for(client: TestClient, service: Service) -> None:
+    scan_id = running_scan(service)
+    with service.database.writing() as session:
+        for queues in ("cpu", "cpu", "gpu"):
+            access.see_worker(session, Worker(queues=queues, host="h", process=1, device="cpu", version="0"))
+    state = client.get(f"/v1/scans/{scan_id}").json()
+    assert state["eta_seconds"] == pytest.approx(120 + 2 * QUICK_SECONDS, rel=0.1), "of two"
+    running_scan(service)
+    state = client.get(f"/v1/scans/{scan_id}").json()
+    assert state["eta_seconds"] == pytest.approx(180 + 2 * QUICK_SECONDS, rel=0.1), "of one each"
 
 
 def test_a_finished_scan_tells_what_it_found(client: TestClient, service: Service) -> None:

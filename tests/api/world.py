@@ -25,6 +25,7 @@ from app.core.intake.declaration import DeclaredInput
 from app.core.jobs import STATEMENT, ScanJob
 from app.core.lifecycle import JobState, ScanStatus
 from app.core.plan import JobKind, Task
+from app.core.progress import Doing, Work
 from app.core.queue import RecordingQueue
 from app.core.repository import access, artifacts, jobs, scans
 from app.core.service import Service
@@ -41,6 +42,7 @@ REPORT = b'{"verdict": "backdoored"}'
 PAGE = b"<!doctype html><title>report</title>"
 FIGURE = b"\x89PNG figure"
 WEIGHTS = b"weights" * 1000
+WORK = Work(Doing.SEARCH_STUDENTS, "static", 2, 3, 60.0, seconds_worked=60.0)  # of a block of a running scan
 STATED = b'{"payload": ""}' * 10
 
 
@@ -162,10 +164,14 @@ def running_scan(service: Service, tenant_id: str = DEFAULT_TENANT) -> str:
         scans.move(session, scan, ScanStatus.RUNNING, stage=JobKind.INVERT, labels_total=10)
         scan.started_at -= 100  # type: ignore[operator]
         jobs.add(session, scan, Task(JobKind.PREPARE), "cpu")
-        session.execute(update(Job).where(Job.scan_id == scan_id).values(state=JobState.DONE))
+        done = {"state": JobState.DONE, "started_at": now() - 100, "finished_at": now() - 60}
+        session.execute(update(Job).where(Job.scan_id == scan_id, Job.kind == JobKind.PREPARE).values(**done))
+        at_once = done | {"finished_at": now() - 100}
+        session.execute(update(Job).where(Job.scan_id == scan_id, Job.kind == JobKind.INSPECT).values(**at_once))
         for first in (0, 5):
             jobs.add(session, scan, Task(JobKind.INVERT, tuple(range(first, first + 5))), "cpu")
-        half = {"state": JobState.RUNNING, "lease_expires_at": now() + 60, "steps_done": 100, "steps_total": 200}
+        half = {"state": JobState.RUNNING, "lease_expires_at": now() + 60, "started_at": now() - 60}
+        half |= {"work": WORK.to_json()}
         session.execute(update(Job).where(Job.scan_id == scan_id, Job.key == "0").values(**half))
     for label in range(3):
         find_label(service, scan_id, label)

@@ -8,6 +8,7 @@ import pytest
 from app.core.database import Database
 from app.core.lifecycle import JobState, ScanStatus
 from app.core.plan import JobKind, Task
+from app.core.progress import Doing, Work
 from app.core.repository import access, artifacts, jobs, scans
 from app.core.repository.jobs import Lease
 from app.core.tables import DEFAULT_TENANT, Scan, Tenant, Worker
@@ -116,13 +117,13 @@ def test_the_newest_token_holds_the_job_and_an_older_one_writes_nothing(database
     assert lease == Lease(lost.job_id, lost.token + 1)
     with database.writing() as session:
         assert not jobs.renew(session, lost, 60)
-        assert not jobs.report_steps(session, lost, 7, 9)
+        assert not jobs.report_work(session, lost, Work(Doing.LOAD))
         assert jobs.held(session, lost) is None
     with database.writing() as session:
         assert jobs.renew(session, lease, 60)
-        assert jobs.report_steps(session, lease, 3, 9)
+        assert jobs.report_work(session, lease, Work(Doing.STUDENTS))
         held = jobs.held(session, lease)
-        assert held is not None and (held.steps_done, held.steps_total) == (3, 9)
+        assert held is not None and held.work == Work(Doing.STUDENTS).to_json()
 
 
 def test_nobody_holds_a_job_that_has_ended(database: Database) -> None:
@@ -170,20 +171,22 @@ def test_the_longest_wait_is_that_of_the_oldest_ready_job(database: Database) ->
         assert jobs.oldest_ready_seconds(session) == pytest.approx(100, abs=5)
 
 
-def test_steps_say_how_far_each_job_is_and_outputs_what_a_finished_one_left(database: Database) -> None:
+def test_progress_says_how_far_each_job_is_and_outputs_what_a_finished_one_left(database: Database) -> None:
     with database.writing() as session:
         scan = factories.begun(session)
         job = factories.taken(session)
-        jobs.report_steps(session, Lease(job.id, job.lease_token), 3, 9)
+        work = Work(Doing.UNDERSTAND, seconds_left=3.5, seconds_worked=7.0)
+        jobs.report_work(session, Lease(job.id, job.lease_token), work)
         job.outputs = {"a.json": {"size": 1}}
         session.flush()
-        (step,) = jobs.steps(session, scan.id)
-        assert (step.kind, step.state, step.done, step.total) == (JobKind.INSPECT, JobState.RUNNING, 3, 9)
+        (far,) = jobs.progress(session, scan.id)
+        assert (far.kind, far.state, far.work) == (JobKind.INSPECT, JobState.RUNNING, work)
+        assert far.seconds == 7.0
         assert jobs.outputs(session, scan.id, JobKind.INSPECT) == {}
         job.state = JobState.DONE
         session.flush()
         assert jobs.outputs(session, scan.id, JobKind.INSPECT) == {"a.json": {"size": 1}}
-        assert jobs.steps(session, factories.scan(session).id) == []
+        assert jobs.progress(session, factories.scan(session).id) == []
 
 
 # Scans

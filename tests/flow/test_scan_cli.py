@@ -96,7 +96,9 @@ def test_json_puts_the_report_on_stdout_and_nothing_else(poisoned: Any, place: P
 
 def test_progress_is_a_json_object_a_line_where_stderr_is_no_terminal(poisoned: Any) -> None:
     events = json_lines(poisoned.stderr)
-    assert {"stage", "prepared", "step", "label", "epoch", "finished"} == {event["event"] for event in events}
+    assert {"stage", "prepared", "progress", "step", "label", "epoch", "finished"} == {
+        event["event"] for event in events
+    }
 
 
 def test_the_output_directory_holds_the_report_its_pictures_and_the_weights(poisoned: Any, place: Path) -> None:

@@ -5,6 +5,7 @@ They are real processes where it is about those; elsewhere they share that of th
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from app.core.config import FirstPassConfig, InversionConfig, ScanConfig, SearchConfig
+from app.core.config import FirstPassConfig, InversionConfig, MatchingConfig, ScanConfig, SearchConfig
 from app.core.errors import Refusal
 from app.core.findings import Caveat, Reason, RepairStatus, Verdict
 from app.core.jobs import JobDirectory
@@ -44,7 +45,9 @@ from tests.toys import (
     toy_labels,
 )
 from worker.detection import students
-from worker.engine import prepare
+from worker.detection.inversion import HALVINGS
+from worker.detection.students import STEPS
+from worker.engine import prepare, telling
 from worker.launch import GRACE_SECONDS, EngineCrashError, ScanSession
 from worker.sandbox.events import Event
 
@@ -401,11 +404,12 @@ def test_a_search_that_comes_to_no_number_leaves_none_where_it_is_made(tmp_path:
     assert not any(word in text for text in [*files, report] for word in ("NaN", "Infinity"))
 
 
-def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`standard` on a toy with a veil, with fewer steps: students, p-values, and a repair of what accuses."""
-    monkeypatch.setattr(students, "STEPS", 150)
+@pytest.fixture(scope="module")
+def of_every_family(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobDirectory, list[Event]]:
+    """`standard` on a toy with a veil, with fewer steps: students, p-values, and a repair of what accuses.
+
+    Every sign of life is told, not one a second.
+    """
     few = {"steps": 60, "success_level": 0.95}
     config = replace(
         PRESETS["standard"],
@@ -414,8 +418,17 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
         families={"static": SearchConfig(**few), "warp": SearchConfig(**few)},
         labels_per_block=3,
     )
-    directory = place_job(tmp_path / "job", ToyNet(8, planted=2), {"labels": 8}, config=config, repair=True)
-    events = run_job_here(directory)
+    root = tmp_path_factory.mktemp("families") / "job"
+    directory = place_job(root, ToyNet(8, planted=2), {"labels": 8}, config=config, repair=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(telling, "TELL_SECONDS", 0.0)
+        return directory, run_job_here(directory)
+
+
+def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
+    of_every_family: tuple[JobDirectory, list[Event]],
+) -> None:
+    directory, events = of_every_family
     families = ["dynamic", "static", "warp"]
     decision, document = directory.read_decision(round=1), directory.read_report()
     assert decision is not None and document is not None
@@ -443,6 +456,40 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
     assert [event["done"] for event in steps] == list(range(1, 60 * 5 + 1)) and {event["of"] for event in steps} == {
         300
     }
+
+
+def test_every_long_loop_of_a_scan_tells_that_it_lives_and_what_it_is_at(
+    of_every_family: tuple[JobDirectory, list[Event]],
+) -> None:
+    """By count: each step, each reading and each batch of images that a network is shown."""
+    directory, events = of_every_family
+    decision = directory.read_decision()
+    assert decision is not None
+    doubted = sum(len(finding.families_in_doubt) for finding in decision.labels)
+    told = Counter(event["doing"] for event in events if event["event"] == "work")
+    searches, blocks = 3, 3  # families, of labels
+    readings = 1 + HALVINGS
+    least = {
+        "understand": 20,  # calls of the model
+        "try": 2 * (searches + 2),
+        "students": STEPS,
+        "search": 60 * searches * blocks,
+        "read": readings * searches * blocks + 8 * searches,
+        "search_students": 60 * 2 * blocks,
+        "read_students": readings * 2 * blocks + 8 * 2,
+        "try_students": 8 * searches,
+        "search_again": 60 * doubted,
+        "read_again": readings * doubted,
+        "judge": 3,
+        "unlearn": MatchingConfig().steps,
+        "search_afresh": 60,
+        "read_afresh": readings,
+    }
+    assert {doing: count for doing, count in least.items() if told[doing] < count} == {}
+    known = [event["seconds_left"] is not None for event in events if event["event"] == "work"]
+    assert all(known[known.index(True) :]), "once a search was tried"
+    ahead = [later["kind"] for later in next(e for e in events if e.get("doing") == "students")["ahead"]]
+    assert ahead == ["invert", "confirm", "repair"]
 
 
 LUCKY = (1, 3)  # labels of a clean toy whose first searches are made to look so

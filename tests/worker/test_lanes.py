@@ -14,7 +14,7 @@ from tests.processes import engines_of, needs_proc, own_world
 from tests.shared_process import sharing_process
 from tests.toys import place_job
 from worker import lanes
-from worker.lanes import lanes_at_most
+from worker.lanes import cores, lanes_that_fit
 from worker.launch import EngineCrashError, ScanSession
 from worker.sandbox.events import Event
 
@@ -69,7 +69,10 @@ def test_where_one_lane_fails_all_of_them_end(tmp_path: Path) -> None:
 
 
 def test_there_are_no_more_lanes_than_memory_and_always_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    cores = lanes_at_most(0)
-    assert 1 <= cores <= (os.cpu_count() or 1)
+    assert 1 <= cores() <= (os.cpu_count() or 1)
     monkeypatch.setattr(lanes, "memory_left", lambda: 3 * 2**30)
-    assert lanes_at_most(0) == 1 == lanes_at_most(2**40)
+    assert lanes_that_fit(0, 0) == 4 and lanes_that_fit(2**20, 2**20) == 3
+    assert lanes_that_fit(0, 2**30) == 2, "the engine that is there needs room for its search, too"
+    assert lanes_that_fit(2**40, 0) == lanes_that_fit(0, 2**40) == 1
+    monkeypatch.setattr(lanes, "memory_left", lambda: float("inf"))
+    assert lanes_that_fit(0, 0) > 100

@@ -658,7 +658,7 @@ def test_cancel_frees_the_compute(service: Service, tmp_path: Path) -> None:
     runner = Runner(service, ["cpu"])
     root = runner.scratch.path / scan_id
     with own_world(), at_work(runner):
-        eventually(lambda: (job := jobs_of(service, scan_id).get("invert 0")) and job.steps_done)
+        eventually(lambda: (job := jobs_of(service, scan_id).get("invert 0")) and job.work)
         assert engines_of(root)
         actions.cancel_scan(service, DEFAULT_TENANT, scan_id)
         assert all_end(root), "though its search does not end by itself"

@@ -1,6 +1,6 @@
 """A search that does not fit into memory: its block is halved as often as it must be, and the findings say so."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from app.core.config import RepairConfig, ScanConfig
 from app.core.findings import Reason, RepairStatus, Verdict
+from app.core.plan import blocks
 from app.core.report.document import report_schema
 from tests.processes import own_world
 from tests.toys import QUICK, ToyNet, all_of, place_job
@@ -17,7 +18,7 @@ from worker import steps
 from worker.detection.clean import CleanImages
 from worker.detection.inversion import invert_triggers
 from worker.detection.repairing.base import is_too_costly
-from worker.engine import workbench
+from worker.engine import trying, workbench
 from worker.engine.prepare import prepare
 from worker.engine.repair import repair
 from worker.engine.search import invert
@@ -39,11 +40,21 @@ def test_a_repair_may_cost_exactly_its_budget(images: int) -> None:
     assert is_too_costly(before, after, config)
 
 
+def on_a_processor() -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def on_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
 class Memory:
     """Holds the search of a few labels at a time, and that of some labels not even alone."""
 
-    def __init__(self, labels: int, too_large: Collection[int] = ()) -> None:
-        self.labels, self.too_large = labels, too_large
+    def __init__(
+        self, labels: int, too_large: Collection[int] = (), fail: Callable[[], object] = on_a_processor
+    ) -> None:
+        self.labels, self.too_large, self.fail = labels, too_large, fail
         self.tried: list[list[int]] = []
 
     def invert_triggers(
@@ -51,7 +62,7 @@ class Memory:
     ) -> Any:
         self.tried.append(list(labels))
         if len(labels) > self.labels or set(labels) & set(self.too_large):
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            self.fail()
         return invert_triggers(classifier, clean, held_out, labels, *rest, **how)
 
 
@@ -82,12 +93,15 @@ def report_of(bench: Workbench) -> dict[str, Any]:
     return document
 
 
-def test_a_block_that_does_not_fit_is_halved_until_it_does(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fail", [on_a_processor, on_a_gpu])
+def test_a_block_that_does_not_fit_is_halved_until_it_does(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], object]
+) -> None:
     invert(bench, BLOCK)
     whole = bench.directory.read_findings()
     for finding in whole:
         bench.directory.finding(finding.label).unlink()
-    memory = Memory(labels=2)
+    memory = Memory(labels=2, fail=fail)
     monkeypatch.setattr(workbench, "invert_triggers", memory.invert_triggers)
     invert(bench, BLOCK)
     assert memory.tried == [[0, 1, 2, 3, 4], [0, 1], [2, 3, 4], [2], [3, 4]]
@@ -97,6 +111,40 @@ def test_a_block_that_does_not_fit_is_halved_until_it_does(bench: Workbench, mon
     report = report_of(bench)
     assert report["coverage"]["labels_in_halved_blocks"] == 5 and report["finished"]
     assert "out_of_memory" not in report["reasons"]
+
+
+def test_any_other_failure_of_a_search_is_none_of_memory(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(labels=2, fail=lambda: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(workbench, "invert_triggers", memory.invert_triggers)
+    with pytest.raises(RuntimeError, match="size"):
+        invert(bench, BLOCK)
+
+
+def test_where_memory_is_short_less_is_shown_and_searched_together_and_else_nothing_changes(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The least that is left in the first case is less than any machine with gigabytes has."""
+    plain = bench.preparation
+    assert plain.search_bytes > 0 and plain.labels_at_once is plain.images_at_once is None
+    invert(bench, BLOCK)
+    for number, (left, labels, images) in enumerate(
+        [(2**30, None, None), (0.9 * plain.search_bytes / trying.ROOM, None, range(5, 80)), (0, 1, [1])]
+    ):
+        monkeypatch.setattr(trying, "memory_left", lambda left=left: left)
+        root, toy = tmp_path / f"short {number}", ToyNet(len(BLOCK), planted=2)
+        directory = place_job(root, toy, {"labels": len(BLOCK)}, labels_per_block=len(BLOCK), repair=True)
+        short = Workbench(directory, directory.read_job(), bench.emit)
+        prepare(short)
+        found = directory.read_preparation()
+        assert found is not None and found.labels_at_once == labels
+        assert found.images_at_once in (images or [None])
+        cut = blocks(BLOCK, short.job.config, found.device, found.labels_at_once)
+        assert max(map(len, cut)) == (labels or len(BLOCK))
+        for block in cut:
+            invert(short, block)
+        norms, before = ([f.families[0].norm for f in of.directory.read_findings()] for of in (short, bench))
+        assert norms == (before if images is None else pytest.approx(before, rel=1e-3))
+        assert all(finding.halved is (labels is not None) for finding in directory.read_findings())
 
 
 def test_a_label_that_does_not_fit_by_itself_is_a_reason_for_no_verdict(

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.core.database import Database
 from app.core.lifecycle import JobState, ScanStatus
+from app.core.progress import Doing, Work
 from app.core.repository import jobs, scans
 from app.core.repository.jobs import Lease
 from app.core.settings import Settings
@@ -161,13 +162,14 @@ def test_an_engine_that_reports_progress_for_ever_is_ended(
     assert supervisor.ended is Ended.OVERDUE and 60 < clock.now() - began < 65
 
 
-def test_steps_are_written_down_now_and_then(database: Database, session: SwiftSession, clock: PretendClock) -> None:
+def test_what_the_work_is_at_is_written_down_now_and_then(
+    database: Database, session: SwiftSession, clock: PretendClock
+) -> None:
     scan = taken(database)
     with watching(database, session, scan) as supervisor:
-        supervisor.steps = (3, 200)
+        supervisor.work = Work(Doing.SEARCH, "static", 2, 3, 4.5)
         clock.let_pass(1)
-        job = job_of(database, scan)
-        assert (job.steps_done, job.steps_total) == (3, 200)
+        assert job_of(database, scan).work == supervisor.work.to_json()
 
 
 def test_the_first_reason_stands(database: Database, session: SwiftSession) -> None:

@@ -14,6 +14,7 @@ network gives the label as they are say nothing of a trigger and do not count th
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -62,17 +63,21 @@ def invert_triggers(
     seed: int,
     on_step: Callable[[int], None] = lambda step: None,
     out_of_time: Callable[[], bool] = lambda: False,
+    on_reading: Callable[[int], None] = lambda reading: None,
+    most_at_once: int | None = None,
 ) -> list[Inversion]:
     """Invert the trigger of each target label: minimise eq. (4) over images whose label is not the target.
 
     Norms and attack success are those on the images that are held out. `triggers` are where the search starts, and are
-    changed. `on_step` hears the number of finished steps; when `out_of_time` says so, the search stops where it is and
-    its inversions are marked as truncated. Raises ValueError for a target without images of other labels.
+    changed. `on_step` hears the number of finished steps, `on_reading` that of finished readings, from 0; when
+    `out_of_time` says so, the search stops where it is and its inversions are marked as truncated. Where memory is
+    short, no more than `most_at_once` images are shown together. Raises ValueError for a target without images of other
+    labels.
     """
     others = [clean.others(target).cpu() for target in targets]
     size = max(1, min(config.batch_size, clean.fewest_others))  # the same for every label of a scan
     batches = [batches_of(i, size, random_numbers(seed, t)) for t, i in zip(targets, others, strict=True)]
-    device, together = clean.images.device, _of_each_at_once(clean, targets)
+    device, together = clean.images.device, of_each_at_once(clean.images, len(targets), most_at_once)
     targets_T1 = torch.tensor(targets, device=device)[:, None]
     weights = _Weights(len(targets), config, device)
     optimizer = adam(triggers.requires_grad_(True).parameters(), config.learning_rate, betas=config.betas)
@@ -112,15 +117,26 @@ def invert_triggers(
         step += 1
         on_step(step)
     triggers.requires_grad_(False)
+    readings = count(1)
+    on_reading(0)
     read_on = [held_out.others(target) for target in targets]
     reached = torch.ones(len(targets), dtype=torch.bool)
     if config.success_level is not None:
         said_N = predictions(classifier, held_out.images)
         read_on = [held_out.told_by(target, said_N) for target in targets]
-        triggers, reached = at_equal_success(classifier, held_out, read_on, targets, triggers, config.success_level)
+        triggers, reached = at_equal_success(
+            classifier,
+            held_out,
+            read_on,
+            targets,
+            triggers,
+            config.success_level,
+            lambda: on_reading(next(readings)),
+        )
     losses = torch.stack(recent_TL).mean(0).tolist() if recent_TL else [float("nan")] * len(targets)
-    return [
-        measure(
+    found = []
+    for index, target in enumerate(targets):
+        inversion = measure(
             classifier,
             held_out.images.subset(read_on[index]),
             classes_alike(held_out.labels_N[read_on[index]]) if config.success_level is not None else None,
@@ -131,8 +147,9 @@ def invert_triggers(
             truncated=step < config.steps,
             out_of_reach=not reached[index],
         )
-        for index, target in enumerate(targets)
-    ]
+        found.append(inversion)
+        on_reading(next(readings))
+    return found
 
 
 def _without_nan(gradient: Tensor) -> Tensor:
@@ -140,9 +157,10 @@ def _without_nan(gradient: Tensor) -> Tensor:
     return gradient.nan_to_num(0, 0, 0)
 
 
-def _of_each_at_once(clean: CleanImages, targets: Sequence[int]) -> int:
+def of_each_at_once(images: Images, labels: int, most: int | None = None) -> int:
     """How many images of each label the suspect is shown together: memory does not grow with what they have to tell."""
-    return max(1, at_once(clean.images) // len(targets))
+    usual = at_once(images)
+    return max(1, min(usual, usual if most is None else most) // labels)
 
 
 class _Weights:
@@ -169,23 +187,26 @@ def at_equal_success(
     targets: Sequence[int],
     triggers: Triggers,
     level: float,
+    on_reading: Callable[[], None] = lambda: None,
 ) -> tuple[Triggers, Tensor]:
     """The triggers, as weak as each can be to carry this share of its images, and which of them can, bool [T].
 
     `read_on` are the indices of each label's images; where they are few, some are shown twice. Strengths are found by
-    bisection between WEAKEST and STRONGEST. A trigger that cannot stays as it is.
+    bisection between WEAKEST and STRONGEST; `on_reading` hears of each that was tried. A trigger that cannot stays as
+    it is.
     """
     device = clean.images.device
     number = max(1, min(READ_IMAGES, clean.fewest_others))  # the same for every label of a scan
     spread_TN = torch.stack([i[torch.linspace(0, len(i) - 1, number).long().to(device)] for i in read_on])
     weights_TN = torch.stack([classes_alike(labels_N) for labels_N in clean.labels_N[spread_TN]])
     targets_T1 = torch.tensor(targets, device=device)[:, None]
-    parts = spread_TN.split(min(READ_AT_ONCE, _of_each_at_once(clean, targets)), 1)
+    parts = spread_TN.split(min(READ_AT_ONCE, of_each_at_once(clean.images, len(targets))), 1)
 
     def carried(strengths_T: Tensor) -> Tensor:
         scaled = triggers.scaled(strengths_T)
         said = [classifier(scaled(clean.images[part]).flatten(0, 1)).argmax(1).view_as(part) for part in parts]
         hits_TN = torch.cat(said, 1) == targets_T1
+        on_reading()
         return (hits_TN * weights_TN).sum(1) >= level - ROUNDING
 
     weak, strong = (torch.full((len(targets),), strength, device=device) for strength in (WEAKEST, STRONGEST))

@@ -7,7 +7,7 @@ for a student that learned the task: each is kept from a few images, which tell 
     N images   n of them   C channels   H, W pixels   K labels
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,15 @@ STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 400, 64, 3e-3, 1e-4
 MOST_SHIFT, MOST_TURN = 1 / 14, 15.0  # of an image's side; degrees
 
 
-def train_students(classifier: nn.Module, images: Images, seeds: Sequence[int]) -> tuple[list[Student], float]:
+def train_students(
+    classifier: nn.Module,
+    images: Images,
+    seeds: Sequence[int],
+    on_step: Callable[[int], None] = lambda step: None,
+) -> tuple[list[Student], float]:
     """A student for each seed, and how many of the images that they were kept from they answer as the suspect does.
 
-    Too few images for that make no students.
+    Too few images for that make no students. `on_step` hears the number of finished steps of each, from 0.
     """
     if len(images) < KEPT_FROM:
         return [], 0.0
@@ -35,12 +40,14 @@ def train_students(classifier: nn.Module, images: Images, seeds: Sequence[int]) 
     students, agreed = [], []
     for fold, seed in enumerate(seeds):
         kept = images.subset(torch.nonzero(folds == fold).flatten())
-        students.append(train_student(classifier, images.subset(torch.nonzero(folds != fold).flatten()), seed))
+        students.append(train_student(classifier, images.subset(torch.nonzero(folds != fold).flatten()), seed, on_step))
         agreed.append(predictions(students[-1], kept) == predictions(classifier, kept))
     return students, torch.cat(agreed).float().mean().item()
 
 
-def train_student(classifier: nn.Module, images: Images, seed: int) -> Student:
+def train_student(
+    classifier: nn.Module, images: Images, seed: int, on_step: Callable[[int], None] = lambda step: None
+) -> Student:
     """A student of the classifier's probabilities on the unchanged images, which it sees moved and turned a little.
 
     Asked about changed images, a poisoned suspect might answer by its backdoor, and teach it.
@@ -65,13 +72,15 @@ def train_student(classifier: nn.Module, images: Images, seed: int) -> Student:
     step = Recorded(learn, images.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the dropout
-        for _ in range(STEPS):
+        for done in range(STEPS):
+            on_step(done)
             picked = next(batches)
             images_nCHW.copy_(images[picked])
             picked_n.copy_(picked)
             moves_n23.copy_(_random_moves(size, random))
             step()
             schedule.step()
+    on_step(STEPS)
     return student.eval().requires_grad_(False)
 
 

@@ -28,7 +28,8 @@ from worker.engine.first_pass import look_through
 from worker.engine.prepare import prepare
 from worker.engine.repair import repair
 from worker.engine.search import invert
-from worker.engine.workbench import Emit, Workbench
+from worker.engine.telling import Emit
+from worker.engine.workbench import Workbench
 from worker.sandbox import limits
 
 WORK: dict[JobKind, Callable[[Workbench, Task], None]] = {
@@ -54,12 +55,14 @@ def answer(bench: Workbench, task: Task) -> dict[str, Any]:
     """Do a task; the event that ends it."""
     try:
         torch.set_num_threads(_threads(bench, task))
-        with refusing_full_disk(bench.directory.root):
+        with refusing_full_disk(bench.directory.root), bench.telling.hearing_networks():
             WORK[task.kind](bench, task)
     except Refusal as refusal:
         return {"event": "refused", "problem": refusal.problem.to_json()}
     except ModelFailedError as failure:
         return {"event": "refused", "problem": _model_failed(failure).to_json()}
+    finally:
+        bench.telling.plan([])
     return {"event": "done"}
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import count
 
 from app.core.findings import Confirmation, finite
+from worker.engine.effort import AGAIN, after_deciding, searching_alone
+from worker.engine.trying import try_searches
 from worker.engine.workbench import Workbench
 
 FRESH_SEED = 500_009  # added to the scan's in every round
@@ -24,6 +26,10 @@ def confirm(bench: Workbench, labels: Sequence[int], round: int) -> None:
         bench.emit("step", labels=list(labels), done=next(done), of=steps)
 
     bench.begin("confirm")
+    sizes = bench.sizes(0)
+    try_searches(bench, sizes, 1)
+    families = [family for _, family in left]
+    bench.telling.plan(searching_alone(bench.job.config, sizes, families, AGAIN), after_deciding(bench.job, sizes))
     for label, family in left:
         if bench.out_of_time():
             return

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from app.core.findings import FirstPass, finite
+from app.core.plan import blocks
+from models.classifier import is_out_of_memory
+from worker.engine.effort import after_looking, looking_through
+from worker.engine.trying import try_searches
 from worker.engine.workbench import Workbench
 
 Scores = dict[str, tuple[float | None, ...]]
@@ -15,22 +19,35 @@ def look_through(bench: Workbench, labels: Sequence[int]) -> None:
     if bench.directory.first_pass(labels[0]).exists():
         return
     bench.begin("first_pass")
+    _plan(bench, len(labels))
     scores: Scores = {}
     families = bench.job.config.searches
     for done, family in enumerate(families, 1):
         if bench.out_of_time():
             return
+        bench.telling.turn()
         scores[family] = tuple(_scores(bench, family, labels))
         bench.emit("step", labels=[], done=done, of=len(families))
     bench.directory.write_first_pass(FirstPass(tuple(labels), scores))
+
+
+def _plan(bench: Workbench, labels: int) -> None:
+    """Say what is left of this task, and what comes after all blocks of it."""
+    job, preparation, sizes = bench.job, bench.preparation, bench.sizes(len(bench.students))
+    cut = blocks(range(preparation.num_labels), job.config, preparation.device, preparation.labels_at_once)
+    try_searches(bench, sizes, len(cut[0]))
+    later = after_looking(job, sizes, preparation.num_labels, len(cut[0]))
+    bench.telling.plan(looking_through(job.config, sizes, labels), later)
 
 
 def _scores(bench: Workbench, family: str, labels: Sequence[int]) -> list[float | None]:
     """Of each label; each half by itself where that takes too much memory, and none of one that takes it alone."""
     try:
         return [finite(score) for score in bench.look_through(family, labels)]
-    except torch.OutOfMemoryError:
-        pass  # the error holds the search's tensors, so nothing can be freed before it is forgotten
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # The error holds the search's tensors, so nothing can be freed before it is forgotten.
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
     if len(labels) == 1:

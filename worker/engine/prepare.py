@@ -7,10 +7,14 @@ from torch import nn
 
 from app.core.findings import Caveat, Preparation
 from app.core.jobs import write_whole
+from app.core.plan import blocks
+from app.core.progress import Doing
 from worker.detection.clean import sample
 from worker.detection.families.dynamic import pretrain_generator
 from worker.detection.students import train_students
+from worker.engine.effort import after_preparing, pretraining, training, unplanned
 from worker.engine.search import check_labels
+from worker.engine.trying import fitted_into_memory, try_searches
 from worker.engine.understanding import understand
 from worker.engine.workbench import Workbench
 
@@ -25,18 +29,41 @@ def prepare(bench: Workbench) -> None:
         _announce(bench, known)
         return
     bench.begin("prepare")
+    telling = bench.telling
+    telling.plan([unplanned(Doing.LOAD), unplanned(Doing.UNDERSTAND)])
+    telling.turn()
+    _ = bench.suspect, bench.images
+    telling.turn()
     preparation = understand(bench)
     directory.write_preparation(preparation)
     _announce(bench, preparation)
     if not preparation.reasons and not bench.job.check:
         if bench.job.repair_label is not None:
             check_labels(bench, [bench.job.repair_label])  # before anything is trained
+        preparation = _plan(bench, preparation)
+        directory.write_preparation(preparation)
         if config.students:
             bench.begin("students")
             directory.write_preparation(_with_students(bench, preparation))
         bench.begin("pretrain")
-        start = pretrain_generator(bench.clean, bench.perceptual, config.inversion, config.seed)
+        telling.plan(pretraining(config, bench.sizes(0)))
+        telling.turn()
+        start = pretrain_generator(bench.clean, bench.perceptual, config.inversion, config.seed, telling.step)
         write_whole(directory.start, lambda path: path.write_bytes(save(start.state_dict())))
+
+
+def _plan(bench: Workbench, preparation: Preparation) -> Preparation:
+    """Try what a search takes, and say what is left of this task and what comes after it; what fits into memory."""
+    job, telling, sizes = bench.job, bench.telling, bench.sizes(bench.job.config.students)
+    searched = range(preparation.num_labels) if job.repair_label is None else [job.repair_label]
+    telling.plan([unplanned(Doing.TRY)])
+    telling.turn()
+    planned = len(blocks(searched, job.config, preparation.device)[0])
+    bench.preparation = preparation = fitted_into_memory(bench, preparation, planned)
+    cut = blocks(searched, job.config, preparation.device, preparation.labels_at_once)
+    try_searches(bench, sizes, len(cut[0]))
+    telling.plan(training(job.config, sizes), after_preparing(job, sizes, preparation.num_labels, len(cut[0])))
+    return preparation
 
 
 def _with_students(bench: Workbench, preparation: Preparation) -> Preparation:
@@ -44,7 +71,7 @@ def _with_students(bench: Workbench, preparation: Preparation) -> Preparation:
     config, directory = bench.job.config, bench.directory
     seeds = range(config.seed, config.seed + config.students)
     picked = sample(bench.labels_N, max(MOST_LEARNED, OF_EACH_LEARNED * preparation.num_labels))
-    students, agreement = train_students(bench.classifier, bench.images.subset(picked), seeds)
+    students, agreement = train_students(bench.classifier, bench.images.subset(picked), seeds, bench.telling.follow)
     if agreement < USEFUL_AGREEMENT:
         caveats = (*preparation.caveats, Caveat.WEAK_STUDENTS)
         return replace(preparation, students_agreement=agreement, caveats=caveats)

@@ -95,6 +95,8 @@ def _repaired(student: nn.Module, case: Case, judges: Known) -> nn.Module:
         copy=partial(deepcopy, student),
         is_too_costly=lambda network: is_too_costly(before_N, right(network), case.config),
         search_afresh=nothing_afresh,
+        on_round=lambda done: None,
+        on_step=lambda done: None,
         on_epoch=lambda done, of: None,
     )
     return recipe_of(case.config)(own).repaired

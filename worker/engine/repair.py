@@ -17,6 +17,7 @@ from app.core.findings import Confirmation, Decision, RepairReport, RepairStatus
 from app.core.intake.torchscript.archive.walk import walk
 from app.core.intake.torchscript.surgery import replace_records
 from app.core.jobs import WEIGHTS, sha256_of, write_whole
+from app.core.progress import Doing
 from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
 from models.rebuilt.records import UnwritableError, changed_records
@@ -28,7 +29,9 @@ from worker.detection.repairing.choosing import recipe_of
 from worker.detection.verdict import p_value_again
 from worker.engine.card import MOST_TENSORS, class_accuracies, tensor_changes
 from worker.engine.confirm import FRESH_SEED
+from worker.engine.effort import PACKAGING, USUAL_ROUNDS, judging, unlearning, unplanned
 from worker.engine.reactivation import reactivations
+from worker.engine.trying import try_searches
 from worker.engine.workbench import Workbench
 
 STILL_WORKS = 0.5  # an inverted trigger that still carries half of the images was not unlearned
@@ -71,6 +74,17 @@ def repair(bench: Workbench, labels: Sequence[int], round: int = 0) -> None:
         bench.directory.write_repair(_repair(bench, labels, bench.directory.read_decision(round)))
 
 
+def _plan(bench: Workbench, triggers: Found, decision: Decision | None, done: int | None = None) -> None:
+    """Say what is left to do: all of it, or what follows so many rounds."""
+    config, sizes = bench.job.config, bench.sizes(0)
+    families = [family for found in triggers.values() for family in found]
+    usual = 1 if config.repair.matching is None else USUAL_ROUNDS
+    pieces = unlearning(config, sizes, families, max(usual, (done or 0) + 1), decision is not None)
+    begins = [place for place, piece in enumerate(pieces) if piece.doing is Doing.UNLEARN]
+    try_searches(bench, sizes, 1)
+    bench.telling.plan(pieces if done is None else pieces[begins[done] :])
+
+
 def _is_done(bench: Workbench) -> bool:
     """Whether there is a report, and the weights that it speaks of still lie beside it."""
     known = bench.directory.read_repair()
@@ -89,9 +103,12 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
         return RepairReport(RepairStatus.REFUSED, NO_TRIGGER, tuple(labels))
     if len(bench.roles.accept) == len(bench.labels_N):
         return RepairReport(RepairStatus.REFUSED, FEW_IMAGES, tuple(labels))
+    _plan(bench, triggers, decision)
     config, before = bench.job.config.repair, _judge(bench, bench.classifier, triggers)
     case = _case(bench, triggers, decision, before)
     attempt = recipe_of(config)(case)
+    bench.telling.plan([PACKAGING, judging(bench.sizes(0), len(before.success))])
+    bench.telling.turn()
     module = _module(attempt.repaired)
     state = _state(module)
     changes = tensor_changes(_state(bench.suspect.module), state)
@@ -136,6 +153,8 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
         left = f"A search in the repaired model still finds a trigger that stands out (p-value {attempt.p_value:.4f})."
         return _withheld(bench, replace(report, detail=f"{left} More clean images may help."))
     status = RepairStatus.PARTLY_JUDGED if report.unjudged_labels else RepairStatus.REPAIRED
+    bench.telling.plan([unplanned(Doing.REACTIVATE)])
+    bench.telling.turn()
     copy = partial(_loaded, bench, bench.directory.repaired)
     found = reactivations(bench, case, copy, _by_both(triggers), _accept(bench))
     detail = f"{_claim(attempt)}{_not_judged(bench, report)}"
@@ -191,8 +210,16 @@ def _case(bench: Workbench, triggers: Found, decision: Decision | None, before: 
         lambda repaired: is_too_costly(before.right_N, _right(bench, repaired), config),
         _held(bench, triggers),
         lambda repaired, seed: _search_afresh(bench, repaired, triggers, decision, seed + FRESH_SEED),
-        lambda done, of: bench.emit("epoch", done=done, of=of),
+        on_round=lambda done: _begin_round(bench, triggers, decision, done),
+        on_step=bench.telling.step,
+        on_epoch=lambda done, of: bench.emit("epoch", done=done, of=of),
     )
+
+
+def _begin_round(bench: Workbench, triggers: Found, decision: Decision | None, done: int) -> None:
+    """Say that another round of unlearning begins after so many."""
+    _plan(bench, triggers, decision, done)
+    bench.telling.turn()
 
 
 def _module(repaired: nn.Module) -> RebuiltModule:
@@ -287,6 +314,7 @@ def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
 
 def _judge(bench: Workbench, classifier: Classifier, triggers: Found) -> Judgement:
     """Accuracy and the attack success of the inverted triggers, on the accept images."""
+    bench.telling.turn()
     images, true = _accept(bench)
     success = {
         (label, family): attack_success_rate(under(trigger.on, classifier), images, true, label)

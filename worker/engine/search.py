@@ -19,8 +19,11 @@ from app.core.families import FAMILIES
 from app.core.findings import FamilyFinding, LabelFinding, finite
 from app.core.jobs import write_whole
 from app.core.report.figures import IMAGES, png_bytes, trigger_strip
-from worker.detection.inversion import Inversion
+from models.classifier import is_out_of_memory
+from worker.detection.inversion import Inversion, of_each_at_once
 from worker.detection.metrics import attack_success_rate, under
+from worker.engine.effort import after_inverting, inverting
+from worker.engine.trying import try_searches
 from worker.engine.workbench import Workbench
 
 
@@ -36,7 +39,16 @@ def invert(bench: Workbench, labels: Sequence[int]) -> None:
             _announce(bench, finding)
         return
     bench.begin("invert")
-    _search(bench, labels, halved=False)
+    plan(bench, [labels])
+    _search(bench, labels, halved=bench.preparation.labels_at_once is not None)
+
+
+def plan(bench: Workbench, blocks: Sequence[Sequence[int]]) -> None:
+    """Say what is left of this task, which is to search these blocks of labels."""
+    sizes = bench.sizes(len(bench.students))
+    try_searches(bench, sizes, len(blocks[0]))
+    pieces = [piece for block in blocks for piece in inverting(bench.job.config, sizes, len(block))]
+    bench.telling.plan(pieces, after_inverting(bench.job, sizes))
 
 
 def check_labels(bench: Workbench, labels: Sequence[int]) -> None:
@@ -48,11 +60,14 @@ def check_labels(bench: Workbench, labels: Sequence[int]) -> None:
             raise Refusal("no_such_label", whole, "Give one of them by --label.")
 
 
-def _search(bench: Workbench, labels: Sequence[int], halved: bool) -> None:
-    """Search these labels together or, where that takes too much memory, each half of them by itself."""
+def _search(bench: Workbench, labels: Sequence[int], halved: bool, most_at_once: int | None = None) -> None:
+    """Search these labels together or, where that takes too much memory, each half of them by itself.
+
+    Of a half of the labels no more than that half of the images is shown together.
+    """
     if bench.out_of_time():
         return
-    found = _search_together(bench, labels)
+    found = _search_together(bench, labels, most_at_once)
     if found is not None:
         for index, label in enumerate(labels):
             _record(bench, label, [replace(finding[index], halved=halved) for finding in found])
@@ -60,18 +75,29 @@ def _search(bench: Workbench, labels: Sequence[int], halved: bool) -> None:
         _leave(bench, LabelFinding(labels[0], bench.preparation.label_names[labels[0]], ()))
     else:
         middle = len(labels) // 2
-        _search(bench, labels[:middle], halved=True)
-        _search(bench, labels[middle:], halved=True)
+        halves = labels[:middle], labels[middle:]
+        largest = max(search.batch_size for search in bench.job.config.searches.values())
+        most = most_at_once or bench.preparation.images_at_once
+        of_each = min(largest, of_each_at_once(bench.images, len(labels), most))
+        for number, half in enumerate(halves):
+            plan(bench, halves[number:])
+            _search(bench, half, halved=True, most_at_once=of_each * len(half))
 
 
-def _search_together(bench: Workbench, labels: Sequence[int]) -> list[list[FamilyFinding]] | None:
+def _search_together(
+    bench: Workbench, labels: Sequence[int], most_at_once: int | None
+) -> list[list[FamilyFinding]] | None:
     """Each family's findings for these labels, as far as time allows; None where they do not fit into memory."""
     steps = _Steps(bench, labels)
     try:
         searches = bench.job.config.searches
-        return [_search_family(bench, family, labels, steps) for family in searches if not bench.out_of_time()]
-    except torch.OutOfMemoryError:
-        pass  # the error holds the search's tensors, so nothing can be freed before it is forgotten
+        return [
+            _search_family(bench, family, labels, steps, most_at_once) for family in searches if not bench.out_of_time()
+        ]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # The error holds the search's tensors, so nothing can be freed before it is forgotten.
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
     return None
@@ -96,14 +122,19 @@ def _networks(bench: Workbench, family: str) -> list[nn.Module]:
     return [bench.classifier, *(bench.students if FAMILIES[family].asks_students else [])]
 
 
-def _search_family(bench: Workbench, family: str, labels: Sequence[int], steps: _Steps) -> list[FamilyFinding]:
+def _search_family(
+    bench: Workbench, family: str, labels: Sequence[int], steps: _Steps, most_at_once: int | None
+) -> list[FamilyFinding]:
     """The findings of one family; its triggers, and what they do to some images, are left on disk."""
     found, *references = [
-        bench.search(network, family, labels, bench.job.config.seed, steps) for network in _networks(bench, family)
+        bench.search(network, family, labels, bench.job.config.seed, steps, most_at_once=most_at_once)
+        for network in _networks(bench, family)
     ]
     for inversion in found:
         if inversion.steps:
             _leave_trigger(bench, family, inversion)
+    if bench.students:
+        bench.telling.turn()
     return [
         FamilyFinding(
             family,

@@ -30,9 +30,9 @@ from worker.detection.first_pass import easiness
 from worker.detection.images import Images
 from worker.detection.inversion import Inversion, invert_triggers
 from worker.detection.metrics import predictions
+from worker.engine.effort import Sizes
 from worker.engine.numbering import relabelled
-
-Emit = Callable[..., None]
+from worker.engine.telling import Emit, Telling
 
 FEWEST_HELD_OUT = 20  # images that can still tell a success of .95 from one of .9
 MOST_HELD_OUT, OF_EACH_HELD_OUT = 300, 2  # images, or of each label where there are many, that tell it as well as more
@@ -56,6 +56,15 @@ class Workbench:
         self.emit("stage", stage=stage)
 
     @cached_property
+    def telling(self) -> Telling:
+        return Telling(self.emit)
+
+    def sizes(self, students: int) -> Sizes:
+        """How much there is to show, where so many students are asked."""
+        searched_on, read_on, judged_on = len(self.clean), len(self.held_out), len(self.roles.accept)
+        return Sizes(self.images.shape[1:].numel(), searched_on, read_on, judged_on, students)
+
+    @cached_property
     def device(self) -> torch.device:
         if self.job.device == "cuda" and not torch.cuda.is_available():
             raise Refusal("no_cuda", "There is no CUDA device that torch can use.", "Use --device auto or cpu.")
@@ -75,13 +84,13 @@ class Workbench:
 
     @cached_property
     def bundle(self) -> Bundle:
-        return read_bundle(self.directory.bundle, classes=self.job.classes)
+        return read_bundle(self.directory.bundle, classes=self.job.classes, on_picture=self.telling.beat)
 
     @cached_property
     def images(self) -> Images:
         """All clean images, at the size asked for or their own."""
         declared = self.job.input.filled_from(self.bundle.declared)
-        pictures = stack_images(self.bundle, declared.height, declared.width)
+        pictures = stack_images(self.bundle, declared.height, declared.width, on_picture=self.telling.beat)
         return Images(torch.from_numpy(pictures), self.device)
 
     @cached_property
@@ -195,8 +204,20 @@ class Workbench:
         seed: int,
         on_step: Callable[[int], None] = lambda step: None,
         round: int = 0,
+        most_at_once: int | None = None,
     ) -> list[Inversion]:
-        """Search triggers of one family that lead the suspect, or another network, to these labels."""
+        """Search triggers of one family that lead the suspect, or another network, to these labels.
+
+        These are two pieces of what the task has planned: the search, and the reading of what it found. No more than
+        `most_at_once` images are shown together, or than fit into memory as far as that is known.
+        """
+        telling = self.telling
+
+        def step(done: int) -> None:
+            telling.step(done)
+            on_step(done)
+
+        telling.turn()
         searched_on, read_on = self.swapped if round else (self.clean, self.held_out)
         return invert_triggers(
             network,
@@ -206,8 +227,10 @@ class Workbench:
             self._starting_triggers(family, labels, seed),
             self.job.config.searches[family],
             seed,
-            on_step,
+            step,
             self.out_of_time,
+            telling.follow,
+            most_at_once or self.preparation.images_at_once,
         )
 
     def look_through(self, family: str, labels: Sequence[int]) -> list[float]:

@@ -5,9 +5,13 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from app.core.plan import Task
+from app.core.families import FAMILIES
+from app.core.plan import JobKind, Task
+from app.core.progress import Doing
 
 Event = dict[str, Any]
+MOST = 10**6
+Seconds = Annotated[FiniteFloat, Field(ge=0, le=10**9)]
 
 
 class Stage(TypedDict):
@@ -50,6 +54,24 @@ class Epoch(TypedDict):
     of: int
 
 
+class Ahead(TypedDict):
+    kind: JobKind
+    jobs: Annotated[int, Field(ge=1, le=MOST)]
+    seconds: Seconds
+
+
+class Work(TypedDict):
+    """What the task is at, how long it still takes, and what comes after it."""
+
+    event: Literal["work"]
+    doing: Doing
+    family: str
+    number: Annotated[int, Field(ge=1, le=MOST)]
+    of: Annotated[int, Field(ge=1, le=MOST)]
+    seconds_left: Seconds | None
+    ahead: Annotated[list[Ahead], Field(max_length=len(JobKind))]
+
+
 class Done(TypedDict):
     event: Literal["done"]
 
@@ -71,13 +93,16 @@ class Refused(TypedDict):
 
 
 EVENT: TypeAdapter[Any] = TypeAdapter(
-    Annotated[Stage | Prepared | Step | Label | Epoch | Done | Refused, Field(discriminator="event")]
+    Annotated[Stage | Prepared | Step | Label | Epoch | Work | Done | Refused, Field(discriminator="event")]
 )
 
 
 def read_event(line: bytes, task: Task) -> Event:
-    """An event of a task; raises ValidationError for what is none, or is about a label that is not the task's."""
+    """An event of a task; raises ValidationError for what is none, or speaks of a label that is not the task's or of a
+    family that is none."""
     event: Event = EVENT.validate_json(line)
+    if event["event"] == "work" and event["family"] not in ("", *FAMILIES):
+        raise ValidationError.from_exception_data("Event", [])
     labels = event["labels"] if event["event"] == "step" else [event["label"]] if event["event"] == "label" else []
     if not set(labels) <= set(task.labels):
         raise ValidationError.from_exception_data("Event", [])

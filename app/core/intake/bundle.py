@@ -12,7 +12,7 @@ the order of the classes is the one it was trained with.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,8 +79,16 @@ class Bundle:
         return (self.images.shape[1], self.images.shape[2]) if isinstance(self.images, np.ndarray) else None
 
 
-def read_bundle(path: Path, limits: BundleLimits = DEFAULT_LIMITS, classes: Mapping[str, int] | None = None) -> Bundle:
-    """Reads a .zip, .npz or .tar.gz of clean images; `classes` go before those of bundle.json. Raises Refusal."""
+def read_bundle(
+    path: Path,
+    limits: BundleLimits = DEFAULT_LIMITS,
+    classes: Mapping[str, int] | None = None,
+    on_picture: Callable[[], None] = lambda: None,
+) -> Bundle:
+    """Reads a .zip, .npz or .tar.gz of clean images; `classes` go before those of bundle.json. Raises Refusal.
+
+    `on_picture` hears of each that was decoded.
+    """
     is_zip = _check_file(path, limits)
     most = readable_size(limits.unpacked_bytes)
     unpacked = Allowance(limits.unpacked_bytes, bundle_too_large(f"The bundle unpacks to more than {most}."))
@@ -88,7 +96,7 @@ def read_bundle(path: Path, limits: BundleLimits = DEFAULT_LIMITS, classes: Mapp
         if arrays.holds_arrays(archive):
             bundle = _read_npz(archive, limits, classes)
         else:
-            bundle = _read_pictures(archive, limits, classes)
+            bundle = _read_pictures(archive, limits, classes, on_picture)
         return replace(bundle, notes=(*_code_page(archive), *bundle.notes))
 
 
@@ -159,9 +167,16 @@ def _counted_from_one(bundle: Bundle, num_labels: int) -> str:
 
 
 def stack_images(
-    bundle: Bundle, height: int | None = None, width: int | None = None, limits: BundleLimits = DEFAULT_LIMITS
+    bundle: Bundle,
+    height: int | None = None,
+    width: int | None = None,
+    limits: BundleLimits = DEFAULT_LIMITS,
+    on_picture: Callable[[], None] = lambda: None,
 ) -> Picture:
-    """All images as one NHWC array, resized (bilinear, antialiased) only where a size is given and differs."""
+    """All images as one NHWC array, resized (bilinear, antialiased) only where a size is given and differs.
+
+    `on_picture` hears of each that was resized.
+    """
     if height is None or width is None:
         if isinstance(bundle.images, np.ndarray):
             return bundle.images
@@ -179,6 +194,7 @@ def stack_images(
     stacked = np.empty((len(bundle), height, width, bundle.channels), dtype=np.uint8)
     for place, image in zip(stacked, bundle.images, strict=True):
         place[:] = _resized(image, height, width)
+        on_picture()
     return stacked
 
 
@@ -223,7 +239,9 @@ def _read_npz(archive: Archive, limits: BundleLimits, classes: Mapping[str, int]
     return _checked(images, labels, declaration, (*declaration.notes, *notes))
 
 
-def _read_pictures(archive: Archive, limits: BundleLimits, classes: Mapping[str, int] | None) -> Bundle:
+def _read_pictures(
+    archive: Archive, limits: BundleLimits, classes: Mapping[str, int] | None, on_picture: Callable[[], None]
+) -> Bundle:
     found = folders.find_pictures(archive, limits)
     declaration = Declaration()
     if found.declaration is not None:
@@ -231,7 +249,7 @@ def _read_pictures(archive: Archive, limits: BundleLimits, classes: Mapping[str,
     declaration = _overruled(declaration, classes)
     pictures, labels, notes = folders.label_pictures(archive, found, declaration.classes)
     _check_several_classes(labels, notes)
-    images = folders.decode_pictures(archive, pictures, limits)
+    images = folders.decode_pictures(archive, pictures, limits, on_picture)
     return _checked(images, labels, declaration, (*declaration.notes, *notes))
 
 

@@ -8,7 +8,7 @@ This module does not know how many labels a model has.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -78,7 +78,9 @@ def label_pictures(
     return pictures, labels, (*found.notes, *notes, *others)
 
 
-def decode_pictures(archive: Archive, pictures: Pictures, limits: BundleLimits) -> Images:
+def decode_pictures(
+    archive: Archive, pictures: Pictures, limits: BundleLimits, on_picture: Callable[[], None] = lambda: None
+) -> Images:
     """The pixels, in the order of `pictures`; read in the order of the archive, the only quick one in a tar.gz."""
     memory = Allowance(limits.decoded_bytes, bundle_too_large("The decoded images need more memory than is allowed."))
     places = {id(member): place for place, member in enumerate(archive.members)}
@@ -86,6 +88,7 @@ def decode_pictures(archive: Archive, pictures: Pictures, limits: BundleLimits) 
     for path in sorted(pictures, key=lambda path: places[id(pictures[path])]):
         with archive.stream(pictures[path]) as read:
             decoded[path] = decode_picture(read, path, limits.pixels_per_image, memory)
+        on_picture()
     return _uniform([decoded.pop(path) for path in pictures], memory)
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.core.lifecycle import OPEN_JOBS, JobState
 from app.core.plan import WITHOUT_TORCH, JobKind, Task
-from app.core.progress import Steps
+from app.core.progress import JobProgress, Work
 from app.core.tables import Job, Scan, new_id, now
 
 
@@ -69,8 +69,7 @@ def claim(
             lease_token=Job.lease_token + 1,
             lease_expires_at=now() + lease_seconds,
             started_at=now(),
-            steps_done=0,
-            steps_total=0,
+            work=None,
         )
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)
@@ -83,8 +82,9 @@ def renew(session: Session, lease: Lease, lease_seconds: float) -> bool:
     return _under(session, lease, lease_expires_at=now() + lease_seconds)
 
 
-def report_steps(session: Session, lease: Lease, done: int, total: int) -> bool:
-    return _under(session, lease, steps_done=done, steps_total=total)
+def report_work(session: Session, lease: Lease, work: Work) -> bool:
+    """Write down what a job is at."""
+    return _under(session, lease, work=work.to_json())
 
 
 def held(session: Session, lease: Lease) -> Job | None:
@@ -143,14 +143,28 @@ def oldest_ready_seconds(session: Session) -> float:
     return waited or 0.0
 
 
-def steps(session: Session, scan_id: str) -> list[Steps]:
+def progress(session: Session, scan_id: str) -> list[JobProgress]:
     """How far each job of a scan is, without what it has produced."""
-    columns = Job.kind, Job.state, Job.queue, Job.labels, Job.steps_done, Job.steps_total
-    rows = session.execute(select(*columns).where(Job.scan_id == scan_id))
+    columns = Job.kind, Job.state, Job.queue, Job.labels, Job.finished_at - Job.started_at, Job.work
+    rows = session.execute(select(*columns).where(Job.scan_id == scan_id).order_by(Job.id))
     return [
-        Steps(JobKind(kind), JobState(state), queue, len(labels), done, total)
-        for kind, state, queue, labels, done, total in rows
+        JobProgress(
+            JobKind(kind),
+            JobState(state),
+            queue,
+            len(labels),
+            _seconds(JobState(state), seconds, work),
+            None if work is None else Work.from_json(work),
+        )
+        for kind, state, queue, labels, seconds, work in rows
     ]
+
+
+def _seconds(state: JobState, seconds: float | None, work: dict[str, Any] | None) -> float:
+    """How long a job took, or has taken when it told last: what is told of a scan changes when it tells again."""
+    if state is JobState.RUNNING and work is not None:
+        return Work.from_json(work).seconds_worked
+    return max(seconds or 0.0, 0.0) if state is JobState.DONE else 0.0
 
 
 def came_to_nothing(session: Session, lease: Lease, prefix: str) -> bool:

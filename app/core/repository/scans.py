@@ -114,6 +114,11 @@ def counts(session: Session) -> dict[str, int]:
     return dict(session.execute(query).all())
 
 
+def running(session: Session) -> int:
+    """How many scans run, of all tenants."""
+    return session.scalar(select(func.count()).where(Scan.status == ScanStatus.RUNNING)) or 0
+
+
 def delete(session: Session, scan: Scan) -> None:
     """Remove a scan with all rows that belong to it."""
     session.delete(scan)

@@ -368,6 +368,7 @@ function showProgress(scan) {
   if (scan.cancel_requested) stage = "Cancelling";
   const left = scan.eta_seconds === null ? "" : `About ${duration(5 * Math.ceil(scan.eta_seconds / 5))} left`;
   say($("#stage"), stage);
+  say($("#doing"), scan.doing ?? "");
   say($("#eta"), words(`waiting-${scan.waiting_for}`) || left || words("patience"));
   $("#progress").value = scan.progress;
 }

@@ -106,8 +106,12 @@ def test_labels_csv_names_every_image(tmp_path: Path) -> None:
 
 
 def test_images_at_the_top_are_unlabelled(tmp_path: Path) -> None:
-    bundle = read_bundle(zipped(tmp_path / "b.zip", {"a.png": picture(), "b.png": picture()}))
-    assert bundle.labels is None
+    decoded: list[None] = []
+    told = {"on_picture": lambda: decoded.append(None)}
+    bundle = read_bundle(zipped(tmp_path / "b.zip", {"a.png": picture(), "b.png": picture()}), **told)
+    assert bundle.labels is None and len(decoded) == 2, "of each it is told"
+    stack_images(bundle, 5, 7, **told)
+    assert len(decoded) == 4, "and of each that is resized"
     assert bundle.label_source is LabelSource.NONE
     check_labels(bundle, 1)
 

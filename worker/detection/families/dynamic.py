@@ -1,7 +1,7 @@
 """The dynamic family: a generator per label draws another trigger on each image (paper, sec. 3.3)."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 import torch
@@ -34,11 +34,16 @@ def reconstruction_loss(
 
 
 def pretrain_generator(
-    clean: CleanImages, perceptual: PerceptualDistance, config: InversionConfig, seed: int
+    clean: CleanImages,
+    perceptual: PerceptualDistance,
+    config: InversionConfig,
+    seed: int,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> TriggerGenerator:
     """The generator every label starts from: one that gives back its input (paper, sec. 4.1).
 
-    With identity_start "residual" it does so by construction; with "trained" it learns to by L_rec.
+    With identity_start "residual" it does so by construction; with "trained" it learns to by L_rec, and `on_step` hears
+    the number of finished steps.
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
@@ -51,7 +56,7 @@ def pretrain_generator(
     optimizer = torch.optim.Adam(generator.parameters(), config.learning_rate)
     size = min(config.batch_size, len(clean))
     batches = batches_of(torch.arange(len(clean)), size, random_numbers(seed))
-    for _ in range(config.pretrain_epochs * max(1, min(len(clean), EPOCH) // config.batch_size)):
+    for step in range(config.pretrain_epochs * max(1, min(len(clean), EPOCH) // config.batch_size)):
         picked = next(batches)
         images = clean.images[picked]
         features = clean.features_of(picked, images)
@@ -59,6 +64,7 @@ def pretrain_generator(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        on_step(step + 1)
     return generator
 
 

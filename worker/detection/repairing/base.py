@@ -48,6 +48,8 @@ class Case:
     is_too_costly: Callable[[nn.Module], bool]  # whether a repaired one loses more accuracy than the budget allows
     held: Sequence[Triggers] = ()  # triggers with which images are to keep the suspect's answers
     search_afresh: Callable[[nn.Module, int], Sequence[Afresh]] = nothing_afresh  # in a repaired one, from a seed
+    on_round: Callable[[int], None] = lambda done: None  # hears before each how many are done
+    on_step: Callable[[int], None] = lambda done: None  # of a round
     on_epoch: Callable[[int, int], None] = lambda done, of: None
 
 

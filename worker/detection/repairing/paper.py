@@ -22,6 +22,12 @@ from worker.detection.repairing.base import Attempt, Case, active_dropout, train
 def repair(case: Case) -> Attempt:
     """One fine-tuning, with whatever accuracy it costs."""
     repaired, config = case.copy(), case.config
+    case.on_round(0)
+
+    def tell(epoch: int) -> None:
+        case.on_step(epoch)
+        case.on_epoch(epoch, config.epochs)
+
     unlearn_trigger(
         repaired,
         [trigger.on for trigger in case.triggers],
@@ -29,7 +35,7 @@ def repair(case: Case) -> Attempt:
         case.labels_N,
         config,
         case.seed,
-        on_epoch=lambda epoch: case.on_epoch(epoch, config.epochs),
+        on_epoch=tell,
     )
     return Attempt(repaired, config.learning_rate)
 

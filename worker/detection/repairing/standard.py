@@ -15,7 +15,7 @@ Defense", sec. 4).
     N image batch   C channels   H, W pixels
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 
@@ -53,7 +53,9 @@ def _in_rounds(case: Case, matching: MatchingConfig, learning_rate: float) -> At
     fewest = 2 if all(trigger.may_be_a_part for trigger in known) else 1
     for done in range(1, matching.rounds + 1):
         seed = case.seed + done
-        match_scores(repaired, case.suspect, known, case.images, case.config, learning_rate, seed, case.held)
+        case.on_round(done - 1)
+        given = case.images, case.config, learning_rate, seed, case.held
+        match_scores(repaired, case.suspect, known, *given, on_step=case.on_step)
         case.on_epoch(done, matching.rounds)
         afresh = case.search_afresh(repaired, seed)
         p_value = least_p_value(afresh)
@@ -72,12 +74,13 @@ def match_scores(
     learning_rate: float,
     seed: int,
     held: Sequence[Triggers] = (),
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Fine-tune the network's parameters in place until it gives images and twins the suspect's scores of images.
 
     A batch has its twins by one trigger, the triggers take turns; so do those that are `held`, with which images get
-    the scores that the suspect gives them. The module stays in evaluation mode. Raises ValueError for a network
-    without parameters.
+    the scores that the suspect gives them. The module stays in evaluation mode. `on_step` hears the number of finished
+    steps. Raises ValueError for a network without parameters.
     """
     assert config.matching is not None
     parameters = trainable(network)
@@ -89,7 +92,7 @@ def match_scores(
     random = random_numbers(seed)
     batches = batches_of(torch.arange(len(images)), min(config.batch_size, len(images)), random)
     keeping = cycle(held)
-    for _, trigger in zip(range(config.matching.steps), cycle(triggers), strict=False):
+    for step, trigger in zip(range(config.matching.steps), cycle(triggers), strict=False):
         picked = next(batches)
         shown, wanted = [images[picked]], [wanted_NK[picked.to(images.device)].repeat(2, 1)]
         with torch.no_grad():
@@ -106,6 +109,7 @@ def match_scores(
         nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
         optimizer.step()
         schedule.step()
+        on_step(step + 1)
     for parameter in parameters:
         parameter.requires_grad_(False)
 
