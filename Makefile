@@ -22,8 +22,8 @@ demo: dev
 test: dev
 	$(BIN)/python -m tests.suite fast
 
-test-all: dev
-	$(BIN)/python -m tests.suite all
+test-all: test
+	$(BIN)/python -m tests.suite slow
 
 # Everything N times beside busy processes, real and threaded tests ten times; goes on with tests-often.jsonl.
 test-often: dev

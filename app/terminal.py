@@ -19,9 +19,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from app.core.errors import Problem
-from app.core.findings import Caveat, ComesBack, Reason, RepairReport, Verdict
+from app.core.findings import Caveat, Reason, RepairReport, Verdict
 from app.core.progress import STAGES
-from app.core.report.card import COMES_BACK
+from app.core.report.card import coming_back
 from app.core.report.explanations import CAVEATS, REASONS, VERDICTS, disagreements
 from app.core.report.facts import facts
 from app.core.text import printable
@@ -335,7 +335,7 @@ def _print_card(repair: dict[str, Any]) -> None:
         most = "".join(f"; most of all {found['name']}" for found in repair["largest_changes"][:1])
         say(f"Changed: {repair['tensors_changed']} of {repair['tensors']} tensors{most}")
     if repair["comes_back"] is not None:
-        say(COMES_BACK[ComesBack(repair["comes_back"])])
+        say(coming_back(repair))
     for found in repair["reactivations"][:MOST_BARS]:
         reference = _number(found["retuned_reference"], ".1%")
         say(

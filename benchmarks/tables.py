@@ -127,7 +127,7 @@ def service() -> str:
     start, overhead, upload, polling, workers = (
         read_results(f"service-{name}")[0] for name in ("start", "overhead", "upload", "polling", "workers")
     )
-    (faults,), (gate,), (fuzzing,) = map(read_results, ("faults", "intake-gate", "fuzzing"))
+    (faults,), (gate,), (check,), (fuzzing,) = map(read_results, ("faults", "intake-gate", "intake-check", "fuzzing"))
     every = faults["rows"][-1]
     lost = f"{every['lost']} scans lost, {every['doubled']} doubled"
     recovered = f"back in {every['mean_recovery_seconds']:.0f} s, {every['longest_recovery_seconds']:.0f} s at most"
@@ -158,6 +158,11 @@ def service() -> str:
             f"the gate on an archive of {gate['archive_mb']} MB",
             f"{gate['wall_seconds']:.1f} s, {gate['peak_mb']:.0f} MB",
             "intake gate",
+        ),
+        (
+            f"`triggerlens check` of a ResNet-18 and {check['images']:,} images of 224 px, {check['threads']} threads",
+            f"{check['wall_seconds']:.0f} s, {check['peak_mb']:,.0f} MB",
+            "intake check --threads 2",
         ),
         (
             f"damaged archives in {fuzzing['minutes']:.0f} minutes",

@@ -2,7 +2,6 @@
 
     python -m tests.suite fast                 what `make test` runs
     python -m tests.suite slow                 what it leaves out
-    python -m tests.suite all                  both in one go, so that what takes long is there to go beside the rest
     python -m tests.suite often --runs 3       everything so many times on a busy machine, and a table of what failed
 
 A test marked `real` is about real processes, servers or a browser, whose scheduling nobody owns. When nothing else
@@ -47,14 +46,13 @@ class Run:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.suite", description=__doc__)
-    parser.add_argument("what", choices=[*PARTS, "all", "often"])
+    parser.add_argument("what", choices=[*PARTS, "often"])
     parser.add_argument("--runs", type=int, default=3, help="how many times `often` runs everything")
     parser.add_argument("--log", type=Path, default=Path("tests-often.jsonl"), help="what `often` goes on from")
     options = parser.parse_args()
     if options.what == "often":
         return run_often(options.runs, options.log)
-    chosen = () if options.what == "all" else ("-m", PARTS[options.what])
-    return with_second_try(*chosen, *SIDE_BY_SIDE)
+    return with_second_try("-m", PARTS[options.what], *SIDE_BY_SIDE)
 
 
 def with_second_try(*arguments: str) -> int:

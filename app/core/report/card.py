@@ -1,8 +1,11 @@
 """What is said to people about a repair: how soon its triggers come back, and what its card does not show."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from app.core.findings import ComesBack, RepairReport
 
-COMES_BACK = {
+BESIDE_A_REFERENCE = {
     ComesBack.HARDLY: "It hardly comes back: from a few poisoned images these weights learn the inverted trigger about "
     "as a network does that never had it.",
     ComesBack.PARTLY: "It partly comes back: from a few poisoned images these weights learn the inverted trigger "
@@ -10,6 +13,12 @@ COMES_BACK = {
     ComesBack.QUICKLY: "It quickly comes back: a few poisoned images teach these weights the inverted trigger again. "
     "The repair hides it more than it removes it. Train them further on images that you trust only, or repair with "
     "more clean images.",
+}
+ALONE = BESIDE_A_REFERENCE | {
+    ComesBack.HARDLY: "It hardly comes back: a few poisoned images do not teach these weights the inverted trigger "
+    "again.",
+    ComesBack.PARTLY: "It partly comes back: a few poisoned images teach these weights some of the inverted trigger "
+    "again. Train them further on images that you trust only.",
 }
 
 ANOTHER_TRIGGER = (
@@ -30,6 +39,13 @@ UNTRIED = "Whether the other triggers come back: {} of {} were tried."
 NO_REFERENCE = "Whether a network that never had the backdoor would learn it as soon: there was none to try beside."
 NOT_SEARCHED_AFRESH = "What a fresh search would find in the repaired model: none was done, or it was not finished."
 ELSEWHERE = "How the model does on images from elsewhere than the bundle."
+
+
+def coming_back(repair: Mapping[str, Any]) -> str:
+    """The sentence for the trigger that comes back soonest, of a repair that tried: it compares where it can."""
+    soonest = next(found for found in repair["reactivations"] if found["comes_back"] == repair["comes_back"])
+    sentences = ALONE if soonest["retuned_reference"] is None else BESIDE_A_REFERENCE
+    return sentences[ComesBack(repair["comes_back"])]
 
 
 def not_shown(repair: RepairReport) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from app.core.config import DYNAMIC
 from app.core.families import FAMILIES, Norm
 from app.core.findings import Caveat, Probe, Reason, Verdict
-from app.core.report.card import COMES_BACK
+from app.core.report.card import coming_back
 from app.core.report.charts import bar_chart
 from app.core.report.document import LONGEST_TEXT
 from app.core.report.explanations import CAVEATS, PROBES, REASONS, VERDICTS, disagreements
@@ -77,7 +77,7 @@ def report_html(document: Mapping[str, Any], strips: Mapping[int, bytes]) -> str
         findings=structure.get("findings", []),
         manifest=structure if "operators" in structure else None,
         stopped=structure.get("problem"),
-        comes_back=COMES_BACK,
+        coming_back=coming_back,
         searched_afresh=[
             trigger for trigger in (document["repair"] or {}).get("triggers", []) if trigger["norm_afresh"] is not None
         ],

@@ -1,14 +1,14 @@
 """What the card of a repair does not show is said, and said only where it is so."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from report_samples import REPAIR
 
 from app import terminal
-from app.core.findings import RepairReport, RepairStatus
-from app.core.report.card import NO_REFERENCE, NOT_SEARCHED_AFRESH, RETUNED_OTHERWISE, RETUNING, not_shown
+from app.core.findings import ComesBack, RepairReport, RepairStatus
+from app.core.report.card import NO_REFERENCE, NOT_SEARCHED_AFRESH, RETUNED_OTHERWISE, RETUNING, coming_back, not_shown
 
 
 def test_a_repair_that_was_judged_says_what_was_not_tried() -> None:
@@ -35,6 +35,15 @@ def test_what_the_tests_of_re_activation_leave_open_is_said() -> None:
     assert NO_REFERENCE in not_shown(replace(REPAIR, reactivations=(alone,)))
     two = replace(REPAIR, triggers=REPAIR.triggers * 2)
     assert any("1 of 2 were tried" in sentence for sentence in not_shown(two))
+
+
+@pytest.mark.parametrize("word", ComesBack)
+def test_a_comparison_is_claimed_only_where_there_was_something_to_compare_with(word: ComesBack) -> None:
+    for reference in (None, 0.042):
+        found = replace(REPAIR.reactivations[0], comes_back=word, retuned_reference=reference)
+        said = coming_back(asdict(replace(REPAIR, comes_back=word, reactivations=(found,))))
+        assert said.startswith(f"It {word} comes back:")
+        assert ("never had it" in said) == (reference is not None and word is not ComesBack.QUICKLY)
 
 
 def test_the_terminal_says_how_soon_it_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
