@@ -2,8 +2,8 @@
 
     N image batch   C channels   H, W pixels   K labels
 
-Habits are how it wants its images handed over, a batch size that tracing has baked in, and the output that has the
-scores, of several. How they are found out is not known here (inputs.py).
+Habits are how it wants its images handed over, in which order of memory it is fastest, a batch size that tracing has
+baked in, and the output that has the scores, of several. How they are found out is not known here (inputs.py).
 """
 
 import re
@@ -42,6 +42,7 @@ class Manner:
     takes: Takes = Takes.BATCH
     batch: int | None = None  # the only batch size that it takes
     output: str | None = None  # the name of the scores among its outputs; None where there is only one
+    channels_last: bool = False  # in memory, not in shape
 
     @property
     def at_once(self) -> int | None:
@@ -74,6 +75,8 @@ class Scorer(nn.Module):
     def answer(self, part_NCHW: Tensor) -> Any:
         """Whatever the module answers, to no more images than it takes at once."""
         match self.manner.takes:
+            case Takes.BATCH if self.manner.channels_last:
+                return self.module(part_NCHW.contiguous(memory_format=torch.channels_last))
             case Takes.BATCH:
                 return self.module(part_NCHW)
             case Takes.CHANNELS_LAST:

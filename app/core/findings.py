@@ -394,6 +394,7 @@ class Preparation:
     images_at_once: int | None = None  # that are shown together there
     students_agreement: float | None = None  # of images kept from the students, those they answer as the suspect does
     fixed_batch: int | None = None  # the only batch size that a traced module takes
+    channels_last: bool = False  # in memory, while it is asked; not in shape
     takes: Takes = Takes.BATCH
     chosen_output: str | None = None  # the name of the output that is scanned; None where there is only one
     other_outputs: tuple[OtherOutput, ...] = ()

@@ -253,3 +253,40 @@ def test_what_is_wrong_with_the_answer_is_said_whichever_channels_were_tried(tmp
     with pytest.raises(Refusal) as caught:
         manner_of(saved(tmp_path, OneScore(ToyNet(channels=3))), IMAGES, [1, 3])
     assert caught.value.problem.code == "single_output"
+
+
+class OrderOf(nn.Module):
+    """A convolution over colours, which remembers in which order of memory its images came."""
+
+    def __init__(self, then: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.then, self.came_last = nn.Conv2d(3, 6, 7, stride=5), then, False
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.came_last = images.is_contiguous(memory_format=torch.channels_last)
+        return self.then(self.conv(images))
+
+
+def mean(features: Tensor) -> Tensor:
+    return features.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("side", "then", "last"),
+    [
+        (96, mean, True),
+        (95, mean, False),
+        (96, lambda features: features.view(len(features), -1)[:, :6], False),
+        (96, lambda features: mean(features) * (1 + features.is_contiguous()), False),
+        (96, lambda features: mean(features) * float("nan"), False),
+    ],
+    ids=["large", "small", "viewed", "told apart", "no numbers"],
+)
+def test_large_images_have_their_channels_last_in_memory_where_that_changes_no_answer(
+    side: int, then: Callable[[Tensor], Tensor], last: bool
+) -> None:
+    images, net = torch.rand(2, 3, side, side), OrderOf(then).eval()
+    manner, _ = manner_of(net, images, [3])
+    assert manner == Manner(channels_last=last)
+    Scorer(net, manner)(images)
+    assert net.came_last == last

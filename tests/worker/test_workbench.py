@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from app.core.config import ScanConfig
+from models.scorer import Manner
 from tests.processes import own_world
 from tests.shared_process import sharing_process
 from tests.toys import QUICK, SIDE, place_job
@@ -46,6 +48,12 @@ def test_what_is_shown_at_most_is_what_memory_allows(bench: Workbench, monkeypat
     assert _most_at_once(bench, 6) == 256
     monkeypatch.setattr(images, "ON_CPU", 30 * 4 * SIDE**2)
     assert _most_at_once(bench, 6) == 30
+
+
+def test_a_suspect_is_asked_as_it_was_found_to_be_asked_best(bench: Workbench) -> None:
+    known = Workbench(bench.directory, bench.job, bench.emit)
+    known.preparation = replace(bench.preparation, fixed_batch=4, channels_last=True)
+    assert known.classifier.module.manner == Manner(batch=4, channels_last=True)
 
 
 def test_a_workbench_is_opened_without_torchs_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

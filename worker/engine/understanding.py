@@ -11,7 +11,7 @@ import math
 import platform
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
@@ -97,6 +97,7 @@ def understand(bench: Workbench) -> Preparation:
         label_names=_label_names(bench, meeting.num_labels, found.class_order),
         form=bench.suspect.form,
         fixed_batch=manner.batch,
+        channels_last=manner.channels_last,
         takes=manner.takes,
         chosen_output=manner.output,
         other_outputs=choice.others,
@@ -237,7 +238,8 @@ class _Meeting:
 
     def probes(self, never_called: nn.Module, judged: Fit) -> tuple[ProbeFinding, ...]:
         most = _most_at_once(self.bench, self.num_labels)
-        spec, output, manner = judged.spec, judged.output, self.scorer.manner
+        spec, output = judged.spec, judged.output
+        manner = replace(self.scorer.manner, channels_last=False)  # one of the circumstances that are probed
         return probe_behaviour(never_called, spec, output, manner, self.bench.images, most)
 
     def doubts(self, found: Fitted, accuracy: float | None, is_implausible: bool, choice: Choice) -> list[str]:

@@ -158,7 +158,7 @@ class Workbench:
         """A module with what prepare has learned of the one in this job."""
         known = self.preparation
         assert known.input is not None, "a model that cannot be searched has no other tasks"
-        manner = Manner(known.takes, known.fixed_batch, known.chosen_output)
+        manner = Manner(known.takes, known.fixed_batch, known.chosen_output, known.channels_last)
         return Classifier(Scorer(module, manner), known.input, Output(known.output)).to(self.device)
 
     @cached_property
