@@ -1,9 +1,9 @@
 """What is said to people about a repair: how soon its triggers come back, and what its card does not show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.core.findings import ComesBack, RepairReport
+from app.core.findings import ComesBack, OtherOutput, RepairReport
 
 BESIDE_A_REFERENCE = {
     ComesBack.HARDLY: "It hardly comes back: from a few poisoned images these weights learn the inverted trigger about "
@@ -38,6 +38,11 @@ RETUNED_OTHERWISE = (
 UNTRIED = "Whether the other triggers come back: {} of {} were tried."
 NO_REFERENCE = "Whether a network that never had the backdoor would learn it as soon: there was none to try beside."
 NOT_SEARCHED_AFRESH = "What a fresh search would find in the repaired model: none was done, or it was not finished."
+OTHER_OUTPUTS = (
+    "What the repair did to the other outputs ({}): they are there as before, but may use weights that were changed, "
+    "and only the output that was scanned was judged."
+)
+MOST_NAMED = 8
 ELSEWHERE = "How the model does on images from elsewhere than the bundle."
 
 
@@ -48,7 +53,7 @@ def coming_back(repair: Mapping[str, Any]) -> str:
     return sentences[ComesBack(repair["comes_back"])]
 
 
-def not_shown(repair: RepairReport) -> tuple[str, ...]:
+def not_shown(repair: RepairReport, other_outputs: Sequence[OtherOutput] = ()) -> tuple[str, ...]:
     """The sentences for a repair that was judged; none for one that was not."""
     if not repair.judged_images:
         return ()
@@ -64,7 +69,14 @@ def not_shown(repair: RepairReport) -> tuple[str, ...]:
     if repair.unjudged_labels:
         count = len(repair.unjudged_labels)
         sentences.append(f"The accuracy on {count} class{'es' if count > 1 else ''} of which the bundle has no image.")
+    if others := [f"`{other.name}`" for other in other_outputs if not other.same_as_chosen]:
+        sentences.append(OTHER_OUTPUTS.format(_listed(others)))
     return (*sentences, ELSEWHERE)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _not_retuned(repair: RepairReport) -> list[str]:

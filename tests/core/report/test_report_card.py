@@ -1,5 +1,6 @@
 """What the card of a repair does not show is said, and said only where it is so."""
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from report_samples import REPAIR
 
 from app import terminal
-from app.core.findings import ComesBack, RepairReport, RepairStatus
+from app.core.findings import ComesBack, OtherOutput, RepairReport, RepairStatus, Unrepaired
 from app.core.report.card import NO_REFERENCE, NOT_SEARCHED_AFRESH, RETUNED_OTHERWISE, RETUNING, coming_back, not_shown
 
 
@@ -22,6 +23,17 @@ def test_a_repair_that_was_judged_says_what_was_not_tried() -> None:
 def test_classes_without_an_image_are_counted(unjudged: tuple[int, ...], words: str) -> None:
     assert not any(words in sentence for sentence in not_shown(REPAIR))
     assert any(words in sentence for sentence in not_shown(replace(REPAIR, unjudged_labels=unjudged)))
+
+
+def test_of_other_outputs_it_is_said_that_nobody_judged_them() -> None:
+    others = [OtherOutput(name, "[N, 10]", True, same_as_chosen=name == "logits") for name in ("aux", "logits", "1")]
+    assert any("other outputs (`aux`, `1`)" in sentence for sentence in not_shown(REPAIR, others))
+    assert not_shown(REPAIR, others[1:2]) == not_shown(REPAIR)
+
+
+def test_every_reason_for_which_no_weights_are_handed_out_is_explained() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "repair.md").read_text("utf-8")
+    assert re.findall(r"^\| `(\w+)` \| [A-Z].*\| [A-Z]", page, re.MULTILINE) == list(Unrepaired)
 
 
 def test_a_repair_that_was_not_judged_claims_nothing_and_needs_no_limits() -> None:
