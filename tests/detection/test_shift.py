@@ -122,6 +122,13 @@ def test_only_what_is_far_away_and_taken_for_something_else_is_from_elsewhere(
     assert graded(found, 0.9, accuracy, 100, expected).likeness is likeness
 
 
+def test_a_dozen_images_scatter_and_may_lie_further_away() -> None:
+    wrong, away = (0.2, 0.5), 1.5 * FAR
+    assert graded([1.5 * NEAR], 0.9, SURE, 12).likeness is Likeness.AS_TRAINED
+    assert graded([away], 0.9, wrong, 12).likeness is Likeness.SOMEWHAT_DIFFERENT
+    assert graded([away], 0.9, wrong, 50).likeness is Likeness.FROM_ELSEWHERE
+
+
 @pytest.mark.parametrize(("off", "wider", "distance"), [(0.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.0, 2.0, 1.0607)])
 def test_a_distance_is_in_standard_deviations(off: float, wider: float, distance: float) -> None:
     norm = nn.BatchNorm2d(3).eval()

@@ -14,6 +14,7 @@ It is the suspect's own word. One that was fine-tuned with fixed batch norms rem
 the distance alone is no proof; see `graded`. Where norms were folded into weights, as freezing does, nothing is known.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -25,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from app.core.findings import Likeness, Shift
 
-MOST_COMPARED = 100  # images; with a dozen the distances come out the same
+MOST_COMPARED = 50  # images; of fewer, statistics scatter more, and thresholds are higher
 SILENT = 1e-8  # a variance below it is of a channel that said nothing in training
 
 # Chosen in docs/decisions/0008-images-from-elsewhere.md.
@@ -54,17 +55,19 @@ def graded(
 
     Only where both are off the images are from elsewhere: batch norms can remember others than those of the training,
     and a suspect that is surer than right may have seen too little of it. What was declared goes before confidence.
+    Few images scatter, by the root of their number.
     """
     distance = median(distances) if distances else None
     wanted = confidence if expected is None else expected
     shortfall = None if accuracy is None else max(0.0, wanted - accuracy[1])
     is_short = shortfall is not None and shortfall >= SHORT
+    scatter = max(1.0, math.sqrt(MOST_COMPARED / images))
     if distance is None:
         likeness = Likeness.SOMEWHAT_DIFFERENT if is_short else Likeness.NOT_KNOWN
-    elif distance >= FAR and is_short:
+    elif distance >= FAR * scatter and is_short:
         likeness = Likeness.FROM_ELSEWHERE
     else:
-        likeness = Likeness.SOMEWHAT_DIFFERENT if distance >= NEAR or is_short else Likeness.AS_TRAINED
+        likeness = Likeness.SOMEWHAT_DIFFERENT if distance >= NEAR * scatter or is_short else Likeness.AS_TRAINED
     return Shift(likeness, distance, len(distances), images, shortfall)
 
 
