@@ -296,7 +296,8 @@ def _standing(row: Mapping[str, Any]) -> str:
 
 
 def _print_repair(repair: dict[str, Any]) -> None:
-    status = escape(str(repair["status"]).replace("_", " "))
+    reason = f" ({repair['reason']})" if repair["reason"] else ""
+    status = escape(f"{repair['status']}{reason}".replace("_", " "))
     console.print(f"[bold]Repair: {status}.[/] {escape(repair['detail'])}")
     if repair["clean_accuracy_after"] is None:
         return

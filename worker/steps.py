@@ -97,13 +97,13 @@ def state(directory: JobDirectory, signer: "CryptoSigner | None") -> None:
     """
     if (repair := directory.read_repair()) is None:
         return
-    job, preparation = directory.read_job(), directory.read_preparation()
+    job, known = directory.read_job(), directory.read_preparation()
     repair = replace(
         repair,
         suspect_sha256=job.model["sha256"],
         data_sha256=job.bundle["sha256"],
         seed=job.config.seed,
-        not_shown=not_shown(repair, preparation.other_outputs if preparation else ()),
+        not_shown=not_shown(repair, known.other_outputs, known.shift) if known else not_shown(repair),
     )
     weights = (path for path in (directory.repaired, directory.repaired_state) if path.exists())
     files = {path.name: sha256_of(path) for path in weights} if repair.status.hands_out_weights else {}

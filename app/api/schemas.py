@@ -16,7 +16,7 @@ from pydantic import (
 
 from app.actions import ScanRequest
 from app.core.config import ScanConfig
-from app.core.findings import ComesBack, RepairStatus, Spared, Verdict
+from app.core.findings import ComesBack, RepairStatus, Spared, Unrepaired, Verdict
 from app.core.intake.declaration import DeclaredInput, declared_classes, declared_input
 from app.core.lifecycle import ScanStatus
 from app.core.plan import JobKind
@@ -42,6 +42,7 @@ SUMMARY = {
     "reasons": [],
     "caveats": ["unconfirmed", "unsandboxed"],
     "repair_status": "repaired",
+    "repair_reason": None,
     "repair_detail": "The inverted trigger no longer works.",
     "comes_back": "hardly",
     "coming_back": BESIDE_A_REFERENCE[ComesBack.HARDLY],
@@ -276,6 +277,7 @@ class ScanSummary(BaseModel):
     reasons: list[str]
     caveats: list[str]
     repair_status: RepairStatus | None
+    repair_reason: Unrepaired | None = Field(None, description="Why it was refused; see docs/repair.md")
     repair_detail: str | None = Field(None, description="What a repair claims, or why it was refused")
     comes_back: ComesBack | None = Field(None, description="How soon the unlearned trigger does; see docs/repair.md")
     coming_back: str | None = Field(None, description="The same as a sentence")

@@ -168,6 +168,7 @@ def summary_of(document: dict[str, Any]) -> dict[str, Any]:
         "reasons": document["reasons"],
         "caveats": document["caveats"],
         "repair_status": repair["status"] if repair else None,
+        "repair_reason": repair["reason"] if repair else None,
         "repair_detail": repair["detail"] if repair else None,
         "comes_back": repair["comes_back"] if repair else None,
         "coming_back": coming_back(repair) if repair and repair["comes_back"] else None,

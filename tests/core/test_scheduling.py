@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.core import scheduling
 from app.core.config import ScanConfig
 from app.core.database import Database
-from app.core.findings import Decision, RepairReport, RepairStatus
+from app.core.findings import Decision, RepairReport, RepairStatus, Unrepaired
 from app.core.jobs import ScanJob
 from app.core.lifecycle import MOST_LOSSES, OPEN_SCANS, JobState, ScanStatus
 from app.core.plan import JobKind, Task
@@ -316,13 +316,14 @@ def test_a_lost_worker_and_a_sweep_that_come_at_once_end_a_job_once(database: Da
 
 def test_a_summary_is_what_a_list_of_scans_shows() -> None:
     report = {"flagged_labels": [3], "model_anomaly_index": 4.2, "reasons": [], "caveats": ["unconfirmed"]}
-    none = dict.fromkeys(("repair_status", "repair_detail", "comes_back", "coming_back"))
+    none = dict.fromkeys(("repair_status", "repair_reason", "repair_detail", "comes_back", "coming_back"))
     assert scheduling.summary_of(report | {"repair": None, "labels": []}) == report | none
     found = scheduling.summary_of(report | {"repair": asdict(REPAIR)})
     assert (found["repair_status"], found["repair_detail"], found["comes_back"]) == ("repaired", "10 epochs.", "partly")
     assert found["coming_back"].startswith("It partly comes back")
-    refused = RepairReport(RepairStatus.REFUSED, "It cost too much.")
+    refused = RepairReport(RepairStatus.REFUSED, "It cost too much.", (3,), Unrepaired.TOO_COSTLY)
     assert scheduling.summary_of(report | {"repair": asdict(refused)}) == report | none | {
         "repair_status": "refused",
+        "repair_reason": "too_costly",
         "repair_detail": "It cost too much.",
     }

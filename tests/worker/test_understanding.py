@@ -222,3 +222,20 @@ def test_images_from_elsewhere_are_a_doubt_unless_it_was_declared_how_often_the_
     assert any("as its batch norms remember them" in doubt for doubt in found.doubts)
     declared = understood(tmp_path / "said", net, tmp_path / "other.npz", expected_accuracy=0.6)
     assert declared.shift is not None and declared.shift.likeness is Likeness.SOMEWHAT_DIFFERENT and not declared.doubts
+
+
+class FourAtOnce(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.net(images.view(4, 1, 16, 16))
+
+
+def test_of_a_model_that_takes_so_many_images_at_once_no_image_counts_twice(tmp_path: Path) -> None:
+    bundle = save_toy_bundle(tmp_path / "b.npz", per_label=10)
+    found = understood(tmp_path / "four", FourAtOnce(Remembers(ToyNet(), 1.0)), bundle).shift
+    free = understood(tmp_path / "free", Remembers(ToyNet(), 1.0), bundle).shift
+    assert found is not None and free is not None and (found.images, free.images) == (48, 50)
+    assert found.distance == pytest.approx(free.distance, abs=0.01)

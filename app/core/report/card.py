@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.core.findings import ComesBack, OtherOutput, RepairReport
+from app.core.findings import ComesBack, Likeness, OtherOutput, RepairReport, Shift
 
 BESIDE_A_REFERENCE = {
     ComesBack.HARDLY: "It hardly comes back: from a few poisoned images these weights learn the inverted trigger about "
@@ -43,6 +43,11 @@ OTHER_OUTPUTS = (
     "and only the output that was scanned was judged."
 )
 MOST_NAMED = 8
+UNLIKE = (
+    "How accurate these weights are on images like those of the training: the bundle's are somewhat different from "
+    "those."
+)
+MAY_BE_UNLIKE = "Whether the bundle's images are like those of the training: no batch norm remembers them."
 ELSEWHERE = "How the model does on images from elsewhere than the bundle."
 
 
@@ -53,7 +58,9 @@ def coming_back(repair: Mapping[str, Any]) -> str:
     return sentences[ComesBack(repair["comes_back"])]
 
 
-def not_shown(repair: RepairReport, other_outputs: Sequence[OtherOutput] = ()) -> tuple[str, ...]:
+def not_shown(
+    repair: RepairReport, other_outputs: Sequence[OtherOutput] = (), shift: Shift | None = None
+) -> tuple[str, ...]:
     """The sentences for a repair that was judged; none for one that was not."""
     if not repair.judged_images:
         return ()
@@ -71,6 +78,8 @@ def not_shown(repair: RepairReport, other_outputs: Sequence[OtherOutput] = ()) -
         sentences.append(f"The accuracy on {count} class{'es' if count > 1 else ''} of which the bundle has no image.")
     if others := [f"`{other.name}`" for other in other_outputs if not other.same_as_chosen]:
         sentences.append(OTHER_OUTPUTS.format(_listed(others)))
+    if shift is not None and shift.likeness is not Likeness.AS_TRAINED:
+        sentences.append(UNLIKE if shift.likeness is Likeness.SOMEWHAT_DIFFERENT else MAY_BE_UNLIKE)
     return (*sentences, ELSEWHERE)
 
 

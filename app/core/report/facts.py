@@ -22,10 +22,10 @@ LABEL_SOURCES = {
     "none": "there are none; the model's own answers stand in",
 }
 LIKENESS = {
-    Likeness.AS_TRAINED: "the images are like it",
-    Likeness.SOMEWHAT_DIFFERENT: "the images are somewhat different from it",
+    Likeness.AS_TRAINED: "the images are like those of the training",
+    Likeness.SOMEWHAT_DIFFERENT: "the images are somewhat different from those of the training",
     Likeness.FROM_ELSEWHERE: "the images are from elsewhere",
-    Likeness.NOT_KNOWN: "not known, for no batch norm remembers it",
+    Likeness.NOT_KNOWN: "not known, for no batch norm remembers the training",
 }
 INPUT_SOURCES = {"given": "given with the scan", "bundle": "given in the bundle", "inferred": "inferred"}
 TAKES = {
@@ -69,7 +69,7 @@ def _facts(inputs: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[st
     yield "Outputs", f"{output} for {len(names)} labels{_other_outputs(inputs)}"
     yield "Accuracy", _accuracy(inputs)
     if inputs["shift"]:
-        yield "Training data", _shift(inputs["shift"])
+        yield "Likeness", _shift(inputs["shift"])
     yield "Classes", _labels(inputs)
     yield "Images", _images(inputs, names)
     yield "Pixels", _pixels(inputs)

@@ -39,16 +39,17 @@ def test_accuracy_stands_beside_the_confidence_and_what_was_declared() -> None:
 
 def test_how_like_the_images_of_the_training_they_are_is_said_in_three_grades_or_not_known() -> None:
     def words(*known: Any) -> str:
-        return rows(replace(KNOWN, shift=Shift(*known)))["Training data"]
+        return rows(replace(KNOWN, shift=Shift(*known)))["Likeness"]
 
     assert words(Likeness.AS_TRAINED, 0.05, 17, 100, 0.0) == (
-        "the images are like it, 0.05 standard deviations away (the median of 17 batch norms)"
+        "the images are like those of the training, 0.05 standard deviations away (the median of 17 batch norms)"
     )
     assert words(Likeness.SOMEWHAT_DIFFERENT, 0.25, 1, 100, None) == (
-        "the images are somewhat different from it, 0.25 standard deviations away (by its only batch norm)"
+        "the images are somewhat different from those of the training, 0.25 standard deviations away (by its only "
+        "batch norm)"
     )
     assert words(Likeness.FROM_ELSEWHERE, 0.9, 2, 100, 0.3).endswith("the accuracy is 30.0 % lower than it should be")
-    assert words(Likeness.NOT_KNOWN, None, 0, 100, 0.0) == "not known, for no batch norm remembers it"
+    assert words(Likeness.NOT_KNOWN, None, 0, 100, 0.0) == "not known, for no batch norm remembers the training"
 
 
 def test_missing_classes_are_named() -> None:
