@@ -251,19 +251,26 @@ def test_labels_that_stood_out_and_were_spared_are_marked_with_why(visit: Visit,
 
 
 @pytest.mark.parametrize(
-    ("repair", "coming_back"),
-    [(REPAIR, "It partly comes back"), (RepairReport(RepairStatus.REFUSED, "It cost too much."), "")],
+    ("repair", "claim", "coming_back"),
+    [
+        (REPAIR, "no longer works on the repaired weights", re.compile("^It partly comes back")),
+        (
+            RepairReport(RepairStatus.REFUSED, "It cost too much. Try `--more`."),
+            "No repaired weights are handed out. It cost too much. Try --more.",
+            "",
+        ),
+    ],
+    ids=["repaired", "refused"],
 )
 def test_a_repair_says_how_soon_its_trigger_comes_back_and_a_refused_one_why(
-    visit: Visit, service: Service, repair: RepairReport, coming_back: str
+    visit: Visit, service: Service, repair: RepairReport, claim: str, coming_back: str | re.Pattern[str]
 ) -> None:
     page = visit.page
     scan_id = world.ended_scan(service, summary=summary_of(document(BACKDOORED, repair=repair)))
     with world.served(service) as address:
         page.goto(f"{address}/scans/{scan_id}")
-        expect(page.locator(".coming-back")).to_have_text(re.compile(f"^{coming_back}" if coming_back else "^$"))
-        claims = {"refused": "No repaired weights are handed out. It cost too much.", "repaired": "no longer works"}
-        expect(page.locator(".repair")).to_contain_text(claims[repair.status])
+        expect(page.locator(".repair")).to_contain_text(claim)
+        expect(page.locator(".coming-back")).to_have_text(coming_back)
     assert visit.errors == []
 
 

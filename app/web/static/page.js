@@ -412,7 +412,7 @@ function showOutcome({ status, verdict, summary, problem, labels }) {
     if (names.length) $("h2", outcome).append(`: ${labelled(names)}`);
     $(".reasons", outcome).append(...summary.reasons.map((name) => clone(`reason-${name}`)));
     $(".repair", outcome).append(clone(`repair-${summary.repair_status}`));
-    if (summary.repair_status === "refused") $(".repair", outcome).append(` ${summary.repair_detail ?? ""}`);
+    if (summary.repair_status === "refused") $(".repair", outcome).append(" ", ...prose(summary.repair_detail ?? ""));
     say($(".coming-back", outcome), summary.coming_back ?? "");
     const caveats = summary.caveats.map((name) => words(`caveat-${name}`).toLowerCase());
     if (caveats.length) say($(".caveats", outcome), `Caveats, explained in the report: ${caveats.join(", ")}.`);
