@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from app.core.findings import Likeness, Shift
 from models.suspect import load_suspect
-from tests.toys import save_toy, toy_images, toy_labels
+from tests.toys import WithADefaultTheRebuildLacks, save_toy, toy_images, toy_labels
 from worker.detection.metrics import wilson_interval
 from worker.detection.shift import FAR, NEAR, SHORT, distances, graded
 
@@ -147,15 +147,6 @@ def test_a_rebuilt_net_is_seen_through_unless_freezing_has_folded_its_norms(tmp_
     images = noisy(4, seed=1)
     expected = [] if form == "frozen" else distances(trained(), [images])
     assert distances(suspect, [images]) == pytest.approx(expected, rel=1e-3)
-
-
-class WithADefaultTheRebuildLacks(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor, place: torch.device = torch.device("cpu")) -> Tensor:  # noqa: B008 printed so
-        return self.net(images.to(place))
 
 
 def test_a_net_that_the_jit_runs_is_seen_through_as_well(tmp_path: Path) -> None:

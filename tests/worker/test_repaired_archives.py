@@ -26,7 +26,17 @@ from benchmarks.victims.export import Form
 from models.generator import TriggerGenerator
 from models.suspect import load_suspect
 from tests.shared_process import run_job_here
-from tests.toys import QUICK, SIDE, AsLogProbabilities, AsProbabilities, ToyNet, place_job, save_toy, toy_images
+from tests.toys import (
+    QUICK,
+    SIDE,
+    AsLogProbabilities,
+    AsProbabilities,
+    ToyNet,
+    WithADefaultTheRebuildLacks,
+    place_job,
+    save_toy,
+    toy_images,
+)
 from worker.detection.families.static import Patches
 from worker.engine.packing import labelled, state_of
 from worker.engine.repair import repair
@@ -184,11 +194,6 @@ class OfFixedNumbers(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return (images.flatten(1)[:, None] * torch.tensor(self.known)[None]).sum(2)
-
-
-class WithADefaultTheRebuildLacks(AsProbabilities):
-    def forward(self, images: Tensor, place: torch.device = torch.device("cpu")) -> Tensor:  # noqa: B008 printed so
-        return self.net(images.to(place))
 
 
 @pytest.mark.parametrize(
