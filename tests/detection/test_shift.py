@@ -1,5 +1,6 @@
 """How far images lie from those of a training, on a small net that is trained here and on layers that are made up."""
 
+import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -139,6 +140,15 @@ def test_a_distance_is_in_standard_deviations(off: float, wider: float, distance
     inputs = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1) + scale * (off + wider * drawn)
     (found,) = distances(norm, inputs.split(30))
     assert found == pytest.approx(distance, abs=0.01), "a channel that never spoke does not count"
+
+
+@pytest.mark.parametrize("variance", [math.inf, math.nan, 1e-7, 1e38])
+def test_whatever_a_norm_remembers_a_distance_is_a_number(variance: float) -> None:
+    norm = nn.BatchNorm2d(3).eval()
+    norm.running_var = torch.full((3,), variance)
+    for images in (torch.rand(2, 3, 4, 4), torch.full((2, 3, 4, 4), 1e30)):
+        (found,) = distances(norm, [images])
+        assert graded([found], 1.0, SURE, 2).distance == found
 
 
 @pytest.mark.parametrize("form", ["scripted", "traced", "frozen"])

@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from app.core.findings import Likeness, Shift
 
 MOST_COMPARED = 50  # images; of fewer, statistics scatter more, and thresholds are higher
+FARTHEST = 1e6  # any distance beyond it counts as this
 SILENT = 1e-8  # a variance below it is of a channel that said nothing in training
 
 # Chosen in docs/decisions/0008-images-from-elsewhere.md.
@@ -89,14 +90,15 @@ class _Inputs:
         self.squares_C = self.squares_C + off.square().sum(over, dtype=torch.double)
 
     def distance(self) -> float:
-        """The root of the median channel's divergence; 0 where no channel ever spoke."""
+        """Of the median channel, the root of its divergence; 0 where no channel ever spoke."""
         speaks_C = self.variance_C > SILENT
         was_C = self.variance_C.double()[speaks_C]
         off_C = torch.as_tensor(self.sum_C)[speaks_C] / self.count
         squares_C = torch.as_tensor(self.squares_C)[speaks_C] / self.count
         is_C = (squares_C - off_C.square()).clamp_min(SILENT)
         divergences_C = ((is_C / was_C + was_C / is_C - 2) + off_C.square() * (1 / is_C + 1 / was_C)) / 2
-        return divergences_C.median().sqrt().item() if len(divergences_C) else 0.0
+        distances_C = divergences_C.sqrt().nan_to_num(nan=FARTHEST).clamp_max(FARTHEST)  # of numbers that overflow
+        return distances_C.median().item() if len(distances_C) else 0.0
 
 
 class _Watching(TorchDispatchMode):
