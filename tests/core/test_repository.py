@@ -82,7 +82,7 @@ def test_jobs_that_need_no_torch_stay_on_the_cpu(database: Database) -> None:
     with database.writing() as session:
         scan = factories.scan(session)
         queues = {kind: factories.job(session, scan, Task(kind), "gpu").queue for kind in JobKind}
-    assert {kind for kind, queue in queues.items() if queue == "cpu"} == {"inspect", "decide", "report"}
+    assert {kind for kind, queue in queues.items() if queue == "cpu"} == {"inspect", "select", "decide", "report"}
 
 
 def test_a_job_is_made_once(database: Database) -> None:

@@ -22,6 +22,7 @@ from worker.engine.telling import TELL_SECONDS, Telling
 
 FACTOR = 1.5  # asked of an estimate, from a tenth of the scan on
 TRIED_AFTER = 2.0  # seconds
+ASKED = 10  # times that a network is asked in a step, each a sign of life
 A_MOMENT = 2.0  # seconds, which no estimate is held against
 SMALL = Sizes(pixels=28 * 28, searched_on=360, read_on=108, judged_on=120, students=3)
 LARGE = Sizes(pixels=224 * 224, searched_on=120, read_on=40, judged_on=40, students=3)
@@ -115,7 +116,9 @@ class Lane:
         for piece in pieces:
             self.telling.turn()
             for done in range(1, piece.steps + 1):
-                self.hands.time += slow * self.world.of(piece.kind) * piece.units / piece.steps
+                for _ in range(ASKED):
+                    self.hands.time += slow * self.world.of(piece.kind) * piece.units / piece.steps / ASKED
+                    self.telling.beat()
                 self.telling.step(done)
         self.telling.plan([])
         return Told(kind, labels, self.hands.time - began, [(when - began, work) for when, work in self.told])

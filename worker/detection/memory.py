@@ -37,17 +37,17 @@ def footprint(step: Callable[[int, int], Tensor], portion: int = 1) -> Footprint
 
 def kept(compute: Callable[[], Tensor]) -> int:
     """Bytes that autograd keeps of a computation, each place in memory once."""
-    places: dict[int, int] = {}
+    places: dict[int, torch.UntypedStorage] = {}  # held, so that no address is given out twice
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        places[storage.data_ptr()] = storage.nbytes()
+        places[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = compute()
     del result
-    return sum(places.values())
+    return sum(storage.nbytes() for storage in places.values())
 
 
 def fitting(footprint: Footprint, labels: int, images: int, left: float) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from worker.detection.repairing.base import MOST_GRADIENT, active_dropout, train
 POISONED, MOST_IMAGES, EPOCHS, LEARNING_RATE, MOMENTUM, BATCH = 5, 1000, 5, 0.01, 0.9, 64
 NOISE, NOISE_STEPS, NOISE_STEP = 0.05, 50, 0.005  # per pixel of [0, 1]; steps along the gradient's sign
 LINE = tuple(tenth / 10 for tenth in range(11))  # of the way from the repaired weights to the suspect's
+MOST_TRIED = 10  # triggers; each takes about as long as a round of unlearning
 HARDLY, QUICKLY = 0.1, 0.5  # more success after re-tuning than a network has that never had the backdoor
 
 

@@ -26,7 +26,7 @@ def confirm(bench: Workbench, labels: Sequence[int], round: int) -> None:
         bench.emit("step", labels=list(labels), done=next(done), of=steps)
 
     bench.begin("confirm")
-    sizes = bench.sizes(0)
+    sizes = bench.sizes(len(bench.students))
     try_searches(bench, sizes, 1)
     families = [family for _, family in left]
     bench.telling.plan(searching_alone(bench.job.config, sizes, families, AGAIN), after_deciding(bench.job, sizes))

@@ -18,6 +18,7 @@ from app.core.families import FAMILIES
 from app.core.jobs import ScanJob
 from app.core.plan import JobKind
 from app.core.progress import Doing
+from worker.detection import reactivation
 from worker.detection.families.dynamic import EPOCH
 from worker.detection.inversion import HALVINGS, READ_IMAGES
 from worker.detection.students import BATCH, STEPS
@@ -26,6 +27,7 @@ STEP_PIXELS = 8_000.0
 TRIED = 5.0  # tries that one try counts as much as, beside what was measured
 PERHAPS = 0.5  # how likely it is, before a decision, that something stands out
 USUAL_ROUNDS = 2  # of unlearning by matching scores: as many as most repairs take
+FORWARD = 0.4  # of a step that takes gradients, a look at as many images takes
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,35 @@ def unlearning(config: ScanConfig, sizes: Sizes, families: Sequence[str], rounds
         units, steps = _unlearned(config.repair, sizes, len(families))
         pieces.append(Piece(Doing.UNLEARN, Kind("unlearn"), units, steps, number, rounds))
         pieces += searching_alone(config, sizes, families, AFRESH) if matches and is_decided else []
-    return [*pieces, judged, PACKAGING, judged]
+    return [*pieces, judged, *packaging(config, sizes, len(families))]
+
+
+def packaging(config: ScanConfig, sizes: Sizes, triggers: int) -> list[Piece]:
+    """What follows the unlearning of so many triggers."""
+    return [PACKAGING, judging(sizes, triggers), *reactivating(config, sizes, triggers)]
+
+
+def reactivating(config: ScanConfig, sizes: Sizes, triggers: int) -> list[Piece]:
+    """Students repaired as the suspect was; then each trigger tried on what was repaired, and on them."""
+    on_suspect, on_student = Kind("unlearn"), Kind("train", on_student=True)
+    repaired = USUAL_ROUNDS * _unlearned(config.repair, sizes, triggers)[0]
+    tried, line = _retuned(sizes), sizes.units(len(reactivation.LINE) * FORWARD * sizes.judged_on)
+    pieces = [(on_student, repaired)] * sizes.students
+    for _ in range(min(triggers, reactivation.MOST_TRIED)):
+        pieces.append((on_suspect, tried + line))
+        if sizes.students:
+            pieces.append((on_student, sizes.students * tried))
+    return [
+        Piece(Doing.REACTIVATE, kind, units, number=number, of=len(pieces))
+        for number, (kind, units) in enumerate(pieces, 1)
+    ]
+
+
+def _retuned(sizes: Sizes) -> float:
+    """Units of one network that is tried: noise and re-tuning, and what is judged of each."""
+    seen = min(reactivation.MOST_IMAGES, sizes.searched_on + sizes.read_on)
+    noise = reactivation.NOISE_STEPS * min(reactivation.BATCH, seen)
+    return sizes.units(noise + reactivation.EPOCHS * seen + 3 * FORWARD * sizes.judged_on, reactivation.NOISE_STEPS)
 
 
 def _unlearned(repair: RepairConfig, sizes: Sizes, triggers: int) -> tuple[float, int]:

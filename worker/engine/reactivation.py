@@ -19,9 +19,8 @@ from worker.detection.metrics import predictions
 from worker.detection.reactivation import Known, Returned, comes_back, success_on_the_line, tried
 from worker.detection.repairing.base import Case, is_too_costly, nothing_afresh
 from worker.detection.repairing.choosing import recipe_of
+from worker.engine.effort import reactivating
 from worker.engine.workbench import Workbench
-
-MOST_TRIED = 10  # triggers; each takes about as long as a round of unlearning
 
 
 def reactivations(
@@ -38,13 +37,19 @@ def reactivations(
         for (label, family), trigger in triggers.items()
         if all(bool((of.labels_N != label).any()) for of in (seen, judges))
     }
-    students = _repaired_students(bench, case, judges) if can_be_tried else []
-    for (label, family), trigger in islice(can_be_tried.items(), MOST_TRIED):
+    if not can_be_tried:
+        return ()
+    bench.begin("reactivate")
+    bench.telling.plan(reactivating(bench.job.config, bench.sizes(len(bench.students)), len(can_be_tried)))
+    students, seed = _repaired_students(bench, case, judges), case.seed
+    for (label, family), trigger in islice(can_be_tried.items(), reactivation.MOST_TRIED):
         if bench.out_of_time():
             break
-        bench.begin("reactivate")
-        seed = case.seed
+        bench.telling.turn()
         came = tried(copy, trigger.on, label, seen, judges, seed)
+        line = success_on_the_line(copy(), case.suspect, trigger.on, label, judges)
+        if students:
+            bench.telling.turn()
         references = [
             tried(partial(deepcopy, student), trigger.on, label, seen, judges, seed)
             for number, student in enumerate(students)
@@ -63,7 +68,7 @@ def reactivations(
                 noise=reactivation.NOISE,
                 with_noise=came.with_noise,
                 with_noise_reference=_mean(references, "with_noise"),
-                line=tuple(success_on_the_line(copy(), case.suspect, trigger.on, label, judges)),
+                line=tuple(line),
             )
         )
     return tuple(found)
@@ -79,7 +84,7 @@ def _repaired_students(bench: Workbench, case: Case, judges: Known) -> list[nn.M
     for student in bench.students:
         if bench.out_of_time():
             return []
-        bench.begin("reactivate")  # again for each: whoever waits sees that it goes on
+        bench.telling.turn()
         repaired.append(_repaired(student, case, judges))
     return repaired
 

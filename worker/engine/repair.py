@@ -35,7 +35,7 @@ from worker.detection.repairing.choosing import recipe_of
 from worker.detection.verdict import p_value_again
 from worker.engine.card import MOST_TENSORS, class_accuracies, tensor_changes
 from worker.engine.confirm import FRESH_SEED
-from worker.engine.effort import PACKAGING, USUAL_ROUNDS, judging, unlearning, unplanned
+from worker.engine.effort import USUAL_ROUNDS, packaging, unlearning
 from worker.engine.packing import pack, state_of
 from worker.engine.reactivation import reactivations
 from worker.engine.trying import try_searches
@@ -89,7 +89,7 @@ def repair(bench: Workbench, labels: Sequence[int], round: int = 0) -> None:
 
 def _plan(bench: Workbench, triggers: Found, decision: Decision | None, done: int | None = None) -> None:
     """Say what is left to do: all of it, or what follows so many rounds."""
-    config, sizes = bench.job.config, bench.sizes(0)
+    config, sizes = bench.job.config, bench.sizes(len(bench.students))
     families = [family for found in triggers.values() for family in found]
     usual = 1 if config.repair.matching is None else USUAL_ROUNDS
     pieces = unlearning(config, sizes, families, max(usual, (done or 0) + 1), decision is not None)
@@ -117,7 +117,7 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
     config, before = bench.job.config.repair, _judge(bench, bench.classifier, triggers)
     case = _case(bench, triggers, decision, before)
     attempt = recipe_of(config)(case)
-    bench.telling.plan([PACKAGING, judging(bench.sizes(0), len(before.success))])
+    bench.telling.plan(packaging(bench.job.config, bench.sizes(len(bench.students)), len(before.success)))
     bench.telling.turn()
     module = _module(attempt.repaired)
     state = state_of(module)
@@ -163,8 +163,6 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
         left = f"A search in the repaired model still finds a trigger that stands out (p-value {attempt.p_value:.4f})."
         return _withheld(bench, report, Unrepaired.STANDS_OUT_AGAIN, f"{left} More clean images may help.")
     status = RepairStatus.PARTLY_JUDGED if report.unjudged_labels else RepairStatus.REPAIRED
-    bench.telling.plan([unplanned(Doing.REACTIVATE)])
-    bench.telling.turn()
     copy = partial(_loaded, bench, bench.directory.repaired)
     found = reactivations(bench, case, copy, _by_both(triggers), _accept(bench))
     detail = f"{_claim(attempt)}{_not_judged(bench, report)}"

@@ -7,6 +7,7 @@ asked is a sign of life, whoever asks it and why, so that no loop over images is
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from torch import nn
 
@@ -45,12 +46,15 @@ class Telling:
 
     def step(self, done: int) -> None:
         """So many steps of this piece are done."""
+        self._measure(done)
+        self.beat()
+
+    def _measure(self, done: int) -> None:
         now, piece = self._now(), self._piece
         if piece is not None and done > self._step:
             units = piece.units * (done - self._step) / piece.steps
             self.paces.measured(piece.kind, now - self._since, units)
             self._step, self._since = done, now
-        self.beat()
 
     def follow(self, done: int) -> None:
         """The same of whoever tells of several pieces, one after the other, each from 0."""
@@ -75,7 +79,7 @@ class Telling:
     def _close(self) -> None:
         """A piece that is done in one go tells its pace at its end; of another one the last step did."""
         if self._piece is not None and self._piece.steps == 1:
-            self.step(1)
+            self._measure(1)
 
     def _tell(self) -> None:
         self._told_at = self._now()
@@ -84,11 +88,17 @@ class Telling:
     def _work(self) -> Work:
         piece = self._piece
         assert piece is not None
-        part = piece.units * (1 - self._step / piece.steps)
-        left = self.paces.seconds([Piece(piece.doing, piece.kind, part), *self._left])
-        ahead = []
+        left, ahead = self._seconds_left(piece), []
         for later in self._later:
             if (seconds := self.paces.seconds(later.pieces)) is not None:
                 ahead.append(Ahead(later.kind, later.jobs, later.chance * seconds))
         known = len(ahead) == len(self._later)
         return Work(piece.doing, piece.kind.family, piece.number, piece.of, left if known else None, tuple(ahead))
+
+    def _seconds_left(self, piece: Piece) -> float | None:
+        """Of this piece, whose steps may be long, and all that are planned after it."""
+        part = replace(piece, units=piece.units * (1 - self._step / piece.steps))
+        at_hand, rest = self.paces.seconds([part]), self.paces.seconds(self._left)
+        if at_hand is None or rest is None:
+            return None
+        return max(at_hand - (self._now() - self._since), 0.0) + rest

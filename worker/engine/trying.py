@@ -23,7 +23,7 @@ from worker.detection.clean import random_numbers
 from worker.detection.families.base import Beginning, Triggers, triggers_of
 from worker.detection.inversion import of_each_at_once
 from worker.detection.memory import Footprint, fitting, footprint
-from worker.engine.effort import Kind, Sizes
+from worker.engine.effort import FORWARD, Kind, Sizes
 from worker.engine.workbench import Workbench
 from worker.sandbox.usage import memory_left
 
@@ -31,7 +31,6 @@ T = TypeVar("T")
 
 ROOM = 0.7  # of the memory that is left, a block may take
 LONG_SECONDS = 0.3  # that a try may take; of what takes longer, fewer images are tried
-FORWARD = 0.4  # of a step that searches, reading takes
 MOVED = 1.3  # times as long as a step that searches, one that trains a student takes
 
 
