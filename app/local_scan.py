@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.core.clock import MACHINE, Clock
 from app.core.errors import Refusal, disk_full, is_disk_full
-from app.core.findings import Preparation, Reason, RepairReport, RepairStatus, Verdict
+from app.core.findings import Preparation, Reason, RepairReport, RepairStatus, Unrepaired, Verdict
 from app.core.intake.archive import check_torchscript_archive
 from app.core.intake.members import check_is_file, unreadable
 from app.core.jobs import STATEMENT, WEIGHTS, JobDirectory, ScanJob, sha256_of, write_whole
@@ -213,7 +213,8 @@ def _repair_result(directory: JobDirectory, label: int) -> LocalResult:
     preparation, repair = directory.read_preparation(), directory.read_repair()
     if repair is None and preparation is not None and preparation.reasons:
         why = ", ".join(reason.value for reason in preparation.reasons)
-        repair = RepairReport(RepairStatus.REFUSED, f"No trigger could be searched ({why}).", (label,))
+        detail = f"No trigger could be searched ({why})."
+        repair = RepairReport(RepairStatus.REFUSED, detail, (label,), Unrepaired.NO_TRIGGER)
     if repair is None:
         return LocalResult(OUT_OF_TIME, None, None)
     return LocalResult(0 if repair.status.hands_out_weights else EXIT_CODES[Verdict.INCONCLUSIVE], None, repair)

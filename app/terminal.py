@@ -22,7 +22,7 @@ from app.core.errors import Problem
 from app.core.findings import Caveat, Reason, RepairReport, Verdict
 from app.core.progress import STAGES
 from app.core.report.card import coming_back
-from app.core.report.explanations import CAVEATS, REASONS, VERDICTS, disagreements
+from app.core.report.explanations import CAVEATS, REASONS, SPARED, VERDICTS, disagreements
 from app.core.report.facts import facts
 from app.core.text import printable
 from worker.sandbox.events import Event
@@ -289,14 +289,15 @@ def _standing(row: Mapping[str, Any]) -> str:
     """What is to be said of a label beside its figures."""
     if row["flagged"]:
         return "[bold red]▲ suspect[/]"
-    for name, words in (("unconfirmed", "not confirmed"), ("in_doubt", "in doubt")):
-        if any(found[name] for found in row["families"]):
+    for why, words in SPARED.items():
+        if any(found[why] for found in row["families"]):
             return f"[yellow]{words}[/]"
     return ""
 
 
 def _print_repair(repair: dict[str, Any]) -> None:
-    status = escape(str(repair["status"]).replace("_", " "))
+    reason = f" ({repair['reason']})" if repair["reason"] else ""
+    status = escape(f"{repair['status']}{reason}".replace("_", " "))
     console.print(f"[bold]Repair: {status}.[/] {escape(repair['detail'])}")
     if repair["clean_accuracy_after"] is None:
         return

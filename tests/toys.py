@@ -230,6 +230,13 @@ class Demanding(AsProbabilities):
         return self.net(images)
 
 
+class WithADefaultTheRebuildLacks(AsProbabilities):
+    """Rebuilt it is not, and run by the jit."""
+
+    def forward(self, images: Tensor, place: torch.device = torch.device("cpu")) -> Tensor:  # noqa: B008 printed so
+        return self.net(images.to(place))
+
+
 class Crashing(AsProbabilities):
     """Divides the least of all numbers by minus one, at which the processor raises and torch dies."""
 

@@ -9,7 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.core.findings import Caveat, Decision, Preparation, Reason, RepairReport, RepairStatus
+from app.core.findings import (
+    Caveat,
+    Decision,
+    Preparation,
+    Reason,
+    RepairReport,
+    RepairStatus,
+    Unrepaired,
+    Verdict,
+)
 from app.core.intake.archive import MODEL_BYTES
 from app.core.intake.examine import examine_model
 from app.core.intake.torchscript.rules import GateRefusal
@@ -88,13 +97,13 @@ def state(directory: JobDirectory, signer: "CryptoSigner | None") -> None:
     """
     if (repair := directory.read_repair()) is None:
         return
-    job = directory.read_job()
+    job, known = directory.read_job(), directory.read_preparation()
     repair = replace(
         repair,
         suspect_sha256=job.model["sha256"],
         data_sha256=job.bundle["sha256"],
         seed=job.config.seed,
-        not_shown=not_shown(repair),
+        not_shown=not_shown(repair, known.other_outputs, known.shift) if known else not_shown(repair),
     )
     weights = (path for path in (directory.repaired, directory.repaired_state) if path.exists())
     files = {path.name: sha256_of(path) for path in weights} if repair.status.hands_out_weights else {}
@@ -114,7 +123,11 @@ def _why_no_repair(job: ScanJob, decision: Decision) -> RepairReport | None:
     if not job.repair:
         return None
     if decision.flagged_labels or Reason.SEARCH_TRUNCATED in decision.reasons:
-        return RepairReport(RepairStatus.REFUSED, "The time limit ended the scan before the repair was done.")
+        detail = "The time limit ended the scan before the repair was done."
+        return RepairReport(RepairStatus.REFUSED, detail, reason=Unrepaired.OUT_OF_TIME)
+    if decision.verdict is Verdict.INCONCLUSIVE:
+        detail = "There is no verdict, so nothing says what to unlearn. Remove what stood in the way, and scan again."
+        return RepairReport(RepairStatus.REFUSED, detail, reason=Unrepaired.NO_VERDICT)
     return RepairReport(RepairStatus.NOT_NEEDED, "No label was flagged, so the weights were left as they are.")
 
 

@@ -16,11 +16,12 @@ from pydantic import (
 
 from app.actions import ScanRequest
 from app.core.config import ScanConfig
-from app.core.findings import RepairStatus, Verdict
+from app.core.findings import ComesBack, RepairStatus, Spared, Unrepaired, Verdict
 from app.core.intake.declaration import DeclaredInput, declared_classes, declared_input
 from app.core.lifecycle import ScanStatus
 from app.core.plan import JobKind
 from app.core.presets import DEFAULT_PRESET, PRESETS, preset_config
+from app.core.report.card import BESIDE_A_REFERENCE
 from app.core.text import printable
 
 MODEL_SHA256 = "b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c"
@@ -33,6 +34,7 @@ LABEL = {
     "attack_success_rate": 0.99,
     "anomaly_index": 5.2,
     "flagged": True,
+    "spared": None,
 }
 SUMMARY = {
     "flagged_labels": [7],
@@ -40,6 +42,10 @@ SUMMARY = {
     "reasons": [],
     "caveats": ["unconfirmed", "unsandboxed"],
     "repair_status": "repaired",
+    "repair_reason": None,
+    "repair_detail": "The inverted trigger no longer works.",
+    "comes_back": "hardly",
+    "coming_back": BESIDE_A_REFERENCE[ComesBack.HARDLY],
 }
 SCAN = {
     "id": SCAN_ID,
@@ -260,6 +266,7 @@ class LabelResult(BaseModel):
     anomaly_index: float | None
     p_value: float | None
     flagged: bool
+    spared: Spared | None = Field(description="Why a label that stood out is not flagged")
 
 
 class ScanSummary(BaseModel):
@@ -270,6 +277,10 @@ class ScanSummary(BaseModel):
     reasons: list[str]
     caveats: list[str]
     repair_status: RepairStatus | None
+    repair_reason: Unrepaired | None = Field(None, description="Why it was refused; see docs/repair.md")
+    repair_detail: str | None = Field(None, description="What a repair claims, or why it was refused")
+    comes_back: ComesBack | None = Field(None, description="How soon the unlearned trigger does; see docs/repair.md")
+    coming_back: str | None = Field(None, description="The same as a sentence")
 
 
 class FactRow(BaseModel):

@@ -123,6 +123,7 @@ def _label(finding: LabelFinding, family: str | None) -> LabelResult:
         anomaly_index=headline.anomaly_index if headline else None,
         p_value=headline.p_value if headline else None,
         flagged=finding.flagged,
+        spared=finding.spared,
     )
 
 

@@ -144,6 +144,8 @@ def _facts(found: Scan) -> dict[str, str]:
         facts["suspect"] = ", ".join(map(str, found.summary["flagged_labels"]))
     if found.summary is not None and found.summary["repair_status"]:
         facts["repair"] = found.summary["repair_status"]
+    if found.summary is not None and found.summary.get("coming_back"):  # an older service does not tell
+        facts["after it"] = found.summary["coming_back"]
     if found.problem is not None:
         facts["problem"] = f"{found.problem['detail']} {found.problem['advice']}"
     return facts

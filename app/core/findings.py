@@ -123,6 +123,14 @@ class FamilyFinding(Finding):
         return self.flagged, -1.0 if self.p_value is None else -self.p_value, index
 
 
+class Spared(StrEnum):
+    """Why a family's finding that stands out accuses nobody; what the finding calls it."""
+
+    UNCONFIRMED = "unconfirmed"
+    IN_DOUBT = "in_doubt"
+    NATURAL = "natural"
+
+
 @dataclass(frozen=True)
 class LabelFinding:
     """One label's findings, one for each family."""
@@ -160,6 +168,13 @@ class LabelFinding:
     @property
     def families_in_doubt(self) -> tuple[str, ...]:
         return tuple(f.family for f in self.families if f.in_doubt)
+
+    @property
+    def spared(self) -> Spared | None:
+        """Why a label that stood out is not accused."""
+        if self.flagged:
+            return None
+        return next((why for why in Spared if any(getattr(f, why.value) for f in self.families)), None)
 
 
 @dataclass(frozen=True)
@@ -216,6 +231,22 @@ class RepairStatus(StrEnum):
     @property
     def hands_out_weights(self) -> bool:
         return self in (RepairStatus.REPAIRED, RepairStatus.PARTLY_JUDGED)
+
+
+class Unrepaired(StrEnum):
+    """Why no repaired weights are handed out. Each is explained in docs/repair.md."""
+
+    NO_VERDICT = "no_verdict"
+    OUT_OF_TIME = "out_of_time"
+    NO_TRIGGER = "no_trigger"
+    NOTHING_TO_TRAIN = "nothing_to_train"
+    NOT_REBUILT = "not_rebuilt"
+    FEW_IMAGES = "few_images"
+    IMAGES_FROM_ELSEWHERE = "images_from_elsewhere"
+    UNWRITABLE = "unwritable"
+    TOO_COSTLY = "too_costly"
+    STILL_WORKS = "still_works"
+    STANDS_OUT_AGAIN = "stands_out_again"
 
 
 @dataclass(frozen=True)
@@ -289,6 +320,7 @@ class RepairReport(Finding):
     status: RepairStatus
     detail: str
     labels: tuple[int, ...] = ()
+    reason: Unrepaired | None = None  # why it was refused
     clean_accuracy_before: float | None = None
     clean_accuracy_after: float | None = None
     attack_success_rate_before: float | None = None  # of the inverted trigger
@@ -371,6 +403,26 @@ class OtherOutput:
     same_as_chosen: bool = False  # the softmax of the one that is scanned, or its logarithm, or what that is taken of
 
 
+class Likeness(StrEnum):
+    """How like the images of the training those of the bundle are."""
+
+    AS_TRAINED = "as_trained"
+    SOMEWHAT_DIFFERENT = "somewhat_different"
+    FROM_ELSEWHERE = "from_elsewhere"
+    NOT_KNOWN = "not_known"
+
+
+@dataclass(frozen=True)
+class Shift(Finding):
+    """How far the clean images lie from those of the training, as the suspect's batch norms remember them."""
+
+    likeness: Likeness
+    distance: float | None  # in standard deviations of a channel, of the median layer; None where there is none
+    layers: int  # that remember: batch norms
+    images: int
+    shortfall: float | None = None  # of the accuracy, below what the suspect is sure of or was declared, beyond chance
+
+
 @dataclass(frozen=True)
 class Preparation:
     """What was learned about a suspect model and its clean images before any search."""
@@ -401,6 +453,7 @@ class Preparation:
     images_judged: int = 0  # those that the accuracy and what stands beside it are from
     accuracy_interval: tuple[float, float] | None = None  # 95 %
     confidence: float | None = None  # the mean probability of the model's own first choice
+    shift: Shift | None = None  # None for a model that was not loaded
     expected_accuracy: float | None = None  # what was declared
     label_source: str = "none"  # "declared", "indices", "sorted", "inferred", or "none" for images without labels
     class_order: tuple[int, ...] = ()  # by the bundle's index, the model's label; empty where they are the same

@@ -31,6 +31,7 @@ from app.core.findings import (
     FirstPass,
     InputSpec,
     LabelFinding,
+    Likeness,
     OtherOutput,
     Preparation,
     Probe,
@@ -40,9 +41,11 @@ from app.core.findings import (
     RepairReport,
     RepairStatus,
     Selection,
+    Shift,
     Takes,
     TensorChange,
     UnlearnedTrigger,
+    Unrepaired,
     Verdict,
     finite,
 )
@@ -138,6 +141,8 @@ class JobDirectory:
         document["reasons"] = tuple(map(Reason, document["reasons"]))
         document["caveats"] = tuple(map(Caveat, document["caveats"]))
         document["takes"] = Takes(document["takes"])
+        shift = document.get("shift")  # a preparation of an older version has none
+        document["shift"] = shift and Shift(**{**shift, "likeness": Likeness(shift["likeness"])})
         document["other_outputs"] = tuple(OtherOutput(**other) for other in document["other_outputs"])
         document["probes"] = tuple(
             ProbeFinding(**{**probe, "probe": Probe(probe["probe"])}) for probe in document["probes"]
@@ -209,6 +214,8 @@ class JobDirectory:
         if (document := self._read_result("repair.json")) is None:
             return None
         document["status"] = RepairStatus(document["status"])
+        if document.get("reason"):  # a repair of an older version has none
+            document["reason"] = Unrepaired(document["reason"])
         document["classes"] = tuple(ClassAccuracy(**found) for found in document["classes"])
         document["triggers"] = tuple(UnlearnedTrigger(**found) for found in document["triggers"])
         document["comes_back"] = document["comes_back"] and ComesBack(document["comes_back"])

@@ -11,6 +11,7 @@ from app.core.findings import Decision, Preparation, Selection
 from app.core.jobs import ScanJob
 from app.core.lifecycle import JOB_MOVES, MOST_LOSSES, OPEN_JOBS, OPEN_SCANS, JobState, ScanStatus
 from app.core.plan import FIRST, next_tasks
+from app.core.report.card import coming_back
 from app.core.repository import jobs, scans
 from app.core.tables import Job, Scan, now
 
@@ -167,4 +168,8 @@ def summary_of(document: dict[str, Any]) -> dict[str, Any]:
         "reasons": document["reasons"],
         "caveats": document["caveats"],
         "repair_status": repair["status"] if repair else None,
+        "repair_reason": repair["reason"] if repair else None,
+        "repair_detail": repair["detail"] if repair else None,
+        "comes_back": repair["comes_back"] if repair else None,
+        "coming_back": coming_back(repair) if repair and repair["comes_back"] else None,
     }

@@ -21,7 +21,7 @@ from app.api.deps import ServiceDep
 from app.api.problems import NOT_FOUND
 from app.core.findings import Verdict
 from app.core.progress import STAGES
-from app.core.report.explanations import CAVEATS, REASONS, VERDICTS
+from app.core.report.explanations import CAVEATS, REASONS, SPARED, VERDICTS
 
 router = APIRouter(include_in_schema=False)
 
@@ -123,6 +123,7 @@ def _templates() -> Environment:
         ],
         "reasons": REASONS,
         "caveats": CAVEATS,
+        "spared": SPARED,
         "stages": STAGES,
     }
     return environment

@@ -221,6 +221,7 @@ def test_a_running_scan_tells_how_far_it_is(client: TestClient, service: Service
         "p_value": None,
         "anomaly_index": None,
         "flagged": False,
+        "spared": None,
     }
     left = 60 + 120 + 2 * QUICK_SECONDS  # of this block, of the one that waits, and of what follows
     assert state["eta_seconds"] == pytest.approx(left, rel=0.1)

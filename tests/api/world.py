@@ -178,12 +178,12 @@ def running_scan(service: Service, tenant_id: str = DEFAULT_TENANT) -> str:
     return scan_id
 
 
-def find_label(service: Service, scan_id: str, label: int) -> None:
+def find_label(service: Service, scan_id: str, label: int, **facts: Any) -> None:
     """One more label of a running scan was searched."""
     with service.database.writing() as session:
         scan = scans.lock(session, scan_id)
         assert scan is not None
-        scans.record_finding(session, scan, finding(label))
+        scans.record_finding(session, scan, finding(label, **facts))
         scans.tell(session, scan_id, "label", label=label)
 
 
@@ -224,8 +224,8 @@ def ended_scan(
     return scan_id
 
 
-def finding(label: int, anomaly_index: float | None = None, flagged: bool = False) -> LabelFinding:
-    family = FamilyFinding("dynamic", 0.05, 0.98, 0.1, 200, anomaly_index=anomaly_index, flagged=flagged)
+def finding(label: int, **facts: Any) -> LabelFinding:
+    family = FamilyFinding("dynamic", 0.05, 0.98, 0.1, 200, **facts)
     return LabelFinding(label, str(label), (family,))
 
 

@@ -36,6 +36,7 @@ from benchmarks import (
     repair,
     selection,
     service,
+    shifts,
     speed,
     table1,
     tables,
@@ -86,7 +87,7 @@ def miniature(victims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         parts = {"repair": replace(preset.repair, epochs=1, matching=matching), "families": families}
         short = replace(preset, inversion=SEARCH, students=min(preset.students, 1), **parts)
         monkeypatch.setitem(PRESETS, name, short)
-    for module in (detection, readings, repair, reactivation, false_alarms, gpu_tier, figures, missing_classes):
+    for module in (detection, readings, repair, reactivation, false_alarms, gpu_tier, figures, missing_classes, shifts):
         monkeypatch.setattr(module, "VICTIMS", victims)
     placing = (detection, repair, false_alarms, gpu_tier, table1, figures, learning_rates, ablation, missing_classes)
     for module in placing:  # where readings places its victims, too
@@ -279,6 +280,14 @@ def test_readings(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = result(miniature, "readings-digits")["rows"]
     assert [row["attack"] for row in rows] == ["wanet", "clean"]
     assert all(len(of) == 10 for row in rows for of in row["readings"].values())
+
+
+def test_shifts(miniature: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(shifts, "MOST_COMPARED", 20)
+    run(shifts, monkeypatch, *(recipe.name for recipe in VICTIMS))
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].count("|") == len(VICTIMS) + 2 and rows[2].startswith(f"| its own, {shifts.FEW} of them | 0.")
+    assert len(rows) == 2 + 2 + len(shifts.CHANGES)
 
 
 def test_profiling(

@@ -18,6 +18,7 @@ from app.core.findings import (
     FirstPass,
     InputSpec,
     LabelFinding,
+    Likeness,
     OtherOutput,
     Preparation,
     Probe,
@@ -27,9 +28,11 @@ from app.core.findings import (
     RepairReport,
     RepairStatus,
     Selection,
+    Shift,
     Takes,
     TensorChange,
     UnlearnedTrigger,
+    Unrepaired,
     Verdict,
 )
 from app.core.intake.declaration import DeclaredInput
@@ -64,6 +67,7 @@ PREPARATION = Preparation(
     device="cpu",
     threads=2,
     versions={"torch": "2"},
+    shift=Shift(Likeness.SOMEWHAT_DIFFERENT, 0.24, 17, 12),
     reasons=(Reason.TOO_FEW_LABELS,),
     caveats=(Caveat.MISSING_CLASSES,),
     takes=Takes.LIST,
@@ -101,6 +105,9 @@ def test_a_job_and_its_results_are_read_as_they_were_written(tmp_path: Path) -> 
     assert directory.read_preparation() == PREPARATION
     assert directory.read_decision() == DECISION
     assert directory.read_repair() == REPAIR
+    refused = RepairReport(RepairStatus.REFUSED, "It cost too much.", (2,), Unrepaired.TOO_COSTLY)
+    directory.write_repair(refused)
+    assert directory.read_repair() == refused
     assert directory.read_findings() == list(FINDINGS), "in label order"
     assert directory.read_finding(3) == FINDINGS[3]
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 from sqlalchemy import delete
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.core import scheduling
 from app.core.config import ScanConfig
 from app.core.database import Database
-from app.core.findings import Decision
+from app.core.findings import Decision, RepairReport, RepairStatus, Unrepaired
 from app.core.jobs import ScanJob
 from app.core.lifecycle import MOST_LOSSES, OPEN_SCANS, JobState, ScanStatus
 from app.core.plan import JobKind, Task
@@ -18,6 +19,7 @@ from app.core.repository import jobs, scans
 from app.core.repository.jobs import Lease
 from app.core.tables import DEFAULT_TENANT, Job, Scan
 from tests import factories
+from tests.core.report.report_samples import REPAIR
 from tests.factories import PROBLEM
 from tests.threads import at_once
 
@@ -314,5 +316,14 @@ def test_a_lost_worker_and_a_sweep_that_come_at_once_end_a_job_once(database: Da
 
 def test_a_summary_is_what_a_list_of_scans_shows() -> None:
     report = {"flagged_labels": [3], "model_anomaly_index": 4.2, "reasons": [], "caveats": ["unconfirmed"]}
-    assert scheduling.summary_of(report | {"repair": None, "labels": []}) == report | {"repair_status": None}
-    assert scheduling.summary_of(report | {"repair": {"status": "repaired"}})["repair_status"] == "repaired"
+    none = dict.fromkeys(("repair_status", "repair_reason", "repair_detail", "comes_back", "coming_back"))
+    assert scheduling.summary_of(report | {"repair": None, "labels": []}) == report | none
+    found = scheduling.summary_of(report | {"repair": asdict(REPAIR)})
+    assert (found["repair_status"], found["repair_detail"], found["comes_back"]) == ("repaired", "10 epochs.", "partly")
+    assert found["coming_back"].startswith("It partly comes back")
+    refused = RepairReport(RepairStatus.REFUSED, "It cost too much.", (3,), Unrepaired.TOO_COSTLY)
+    assert scheduling.summary_of(report | {"repair": asdict(refused)}) == report | none | {
+        "repair_status": "refused",
+        "repair_reason": "too_costly",
+        "repair_detail": "It cost too much.",
+    }

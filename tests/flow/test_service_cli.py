@@ -113,6 +113,7 @@ def test_an_equal_scan_is_not_computed_again(there: Any, scan_id: str, place: Pa
 def test_a_scan_can_be_looked_at_watched_and_fetched_from_anywhere(scan_id: str, place: Path, service: Served) -> None:
     status = run(place, service, "status", scan_id)
     assert status.returncode == 0 and "backdoored" in status.stderr and status.stdout == ""
+    assert "comes back:" in " ".join(status.stderr.split()), "of the repaired weights"
     watched = run(place, service, "watch", scan_id, "--json")
     assert watched.returncode == 1 and json.loads(watched.stdout)["flagged_labels"] == [PLANTED]
     shown = run(place, service, "report", scan_id, "--out", "elsewhere")

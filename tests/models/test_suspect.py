@@ -11,7 +11,7 @@ from app.core.intake.torchscript.rules import GateRefusal
 from benchmarks.victims.export import Form
 from models.rebuilt import RebuiltModule
 from models.suspect import load_suspect
-from tests.toys import ToyNet, save_toy, toy_images
+from tests.toys import ToyNet, WithADefaultTheRebuildLacks, save_toy, toy_images
 
 IMAGES = toy_images(2)
 
@@ -31,15 +31,6 @@ class HalfInside(nn.Module):
         small = small + torch.full([6], 0.5, dtype=small.dtype) + torch.arange(6, dtype=torch.half)
         small = torch.softmax(small.type_as(images), 1, dtype=torch.float16).to("cpu", torch.half)
         return self.mix(small).float() + small.to(torch.bfloat16).sum(1, keepdim=True, dtype=torch.half)
-
-
-class WithADefaultTheRebuildLacks(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor, place: torch.device = torch.device("cpu")) -> Tensor:  # noqa: B008 printed so
-        return self.net(images.to(place))
 
 
 def test_what_cannot_be_rebuilt_is_run_by_the_jit_from_a_fresh_archive(tmp_path: Path) -> None:

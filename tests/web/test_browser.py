@@ -16,12 +16,14 @@ from torch import Tensor
 
 from app.core.config import InversionConfig
 from app.core.errors import Problem
+from app.core.findings import RepairReport, RepairStatus
 from app.core.lifecycle import ScanStatus
 from app.core.report.html import report_html
+from app.core.scheduling import summary_of
 from app.core.service import Service
 from tests.api import world
 from tests.core.intake.packing import picture, tarred, zipped
-from tests.core.report.report_samples import BACKDOORED, document
+from tests.core.report.report_samples import BACKDOORED, REPAIR, document
 from tests.flow.serving import serving
 from tests.processes import own_world
 from tests.toys import SHORT, AsProbabilities, ToyNet, save_toy, toy_images, toy_labels
@@ -232,6 +234,44 @@ def test_a_page_goes_on_when_the_service_is_back(visit: Visit, service: Service)
         expect(page.locator("#scan-problem")).to_contain_text("The service does not answer.")
         visit.context.set_offline(False)
         expect(page.locator("#scan-problem")).to_be_empty()
+
+
+def test_labels_that_stood_out_and_were_spared_are_marked_with_why(visit: Visit, service: Service) -> None:
+    page = visit.page
+    scan_id = world.running_scan(service)
+    for label, found in enumerate(({"unconfirmed": True}, {"in_doubt": True}, {"natural": True}, {"flagged": True}), 3):
+        world.find_label(service, scan_id, label, **found)
+    with world.served(service) as address:
+        page.goto(f"{address}/scans/{scan_id}")
+        marks = {0: "", 3: "◇ not confirmed", 4: "◇ in doubt", 5: "◇ natural", 6: ""}
+        for label, words in marks.items():
+            expect(page.locator(f"#label-{label} .spared")).to_have_text(words)
+        expect(page.locator("#label-6 .mark")).to_be_visible()
+    assert visit.errors == []
+
+
+@pytest.mark.parametrize(
+    ("repair", "claim", "coming_back"),
+    [
+        (REPAIR, "no longer works on the repaired weights", re.compile("^It partly comes back")),
+        (
+            RepairReport(RepairStatus.REFUSED, "It cost too much. Try `--more`."),
+            "No repaired weights are handed out. It cost too much. Try --more.",
+            "",
+        ),
+    ],
+    ids=["repaired", "refused"],
+)
+def test_a_repair_says_how_soon_its_trigger_comes_back_and_a_refused_one_why(
+    visit: Visit, service: Service, repair: RepairReport, claim: str, coming_back: str | re.Pattern[str]
+) -> None:
+    page = visit.page
+    scan_id = world.ended_scan(service, summary=summary_of(document(BACKDOORED, repair=repair)))
+    with world.served(service) as address:
+        page.goto(f"{address}/scans/{scan_id}")
+        expect(page.locator(".repair")).to_contain_text(claim)
+        expect(page.locator(".coming-back")).to_have_text(coming_back)
+    assert visit.errors == []
 
 
 def test_why_a_scan_failed_is_told_with_advice(visit: Visit, service: Service) -> None:

@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 from fastapi.testclient import TestClient
 
-from app.core.findings import Caveat, Reason, Verdict
+from app.core.findings import Caveat, Reason, Spared, Verdict
 from app.core.plan import JobKind
 from app.core.service import Service
 from app.core.settings import Settings
@@ -97,7 +97,8 @@ def test_on_loopback_no_key_is_asked_for(client: TestClient) -> None:
 
 def test_every_word_of_the_api_has_its_words_for_people(client: TestClient) -> None:
     page = client.get(PAGES[1]).text
-    for kind, names in {"verdict": Verdict, "reason": Reason, "caveat": Caveat, "stage": JobKind}.items():
+    kinds = {"verdict": Verdict, "reason": Reason, "caveat": Caveat, "stage": JobKind, "spared": Spared}
+    for kind, names in kinds.items():
         assert [name for name in names if f'<template id="{kind}-{name}">' not in page] == []
     assert [name for name in Verdict if f'<template id="outcome-{name}">' not in client.get("/").text] == []
 

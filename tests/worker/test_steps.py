@@ -19,6 +19,7 @@ from app.core.findings import (
     Reason,
     RepairReport,
     RepairStatus,
+    Unrepaired,
 )
 from app.core.jobs import JobDirectory
 from app.core.report.figures import png_bytes, trigger_strip
@@ -165,24 +166,28 @@ def test_what_was_to_be_searched_again_is_shown_as_in_doubt_and_accused_once_it_
 
 
 @pytest.mark.parametrize(
-    ("norms", "repair", "known", "status"),
+    ("norms", "repair", "known", "said"),
     [
-        (INNOCENT, False, {}, None),
-        (INNOCENT, True, {}, RepairStatus.NOT_NEEDED),
-        ((), True, {"reasons": (Reason.NO_INPUT_GRADIENT,)}, RepairStatus.NOT_NEEDED),
-        (GUILTY, True, {}, RepairStatus.REFUSED),
-        (INNOCENT[:3], True, {}, RepairStatus.REFUSED),
+        (INNOCENT, False, {}, (None, None)),
+        (INNOCENT, True, {}, (RepairStatus.NOT_NEEDED, None)),
+        ((), True, {"reasons": (Reason.NO_INPUT_GRADIENT,)}, (RepairStatus.REFUSED, Unrepaired.NO_VERDICT)),
+        (GUILTY, True, {}, (RepairStatus.REFUSED, Unrepaired.OUT_OF_TIME)),
+        (INNOCENT[:3], True, {}, (RepairStatus.REFUSED, Unrepaired.OUT_OF_TIME)),
     ],
     ids=["not asked for", "nothing flagged", "not searched", "out of time for it", "out of time before it"],
 )
 def test_a_repair_that_was_not_done_says_why(
-    tmp_path: Path, norms: tuple[float, ...], repair: bool, known: dict[str, object], status: RepairStatus | None
+    tmp_path: Path,
+    norms: tuple[float, ...],
+    repair: bool,
+    known: dict[str, object],
+    said: tuple[RepairStatus | None, Unrepaired | None],
 ) -> None:
     directory = searched(tmp_path / "job", norms, repair, **known)
     decide(directory)
     report(directory, "none")
     document = directory.read_report()
-    assert document is not None and (document["repair"] or {}).get("status") == status
-    if status is RepairStatus.REFUSED:
-        assert "time limit" in document["repair"]["detail"]
+    assert document is not None
+    card = document["repair"] or {}
+    assert (card.get("status"), card.get("reason")) == said
     assert directory.read_repair() is None, "the next run may still do it"

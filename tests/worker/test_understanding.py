@@ -15,7 +15,7 @@ from torch import nn
 
 from app.core.config import ScanConfig
 from app.core.errors import Refusal
-from app.core.findings import Caveat, Preparation, Reason
+from app.core.findings import Caveat, Likeness, Preparation, Reason
 from app.core.intake.declaration import DeclaredInput
 from app.core.intake.notes import NoteKind
 from app.core.jobs import JobDirectory
@@ -189,3 +189,53 @@ def test_that_images_were_resized_or_lost_their_colours_is_said(tmp_path: Path) 
     said = " ".join(note.sentence for note in found.notes if note.kind is NoteKind.FITTED_IMAGES)
     assert f"{2 * side} x {2 * side} and were resized to {side} x {side}" in said and "takes grey" in said
     assert not understood(tmp_path / "as it is", ToyNet(), tmp_path / "b.npz").notes
+
+
+class Remembers(nn.Module):
+    """A toy that has a batch norm, which remembers toys, before it."""
+
+    def __init__(self, net: nn.Module, sureness: float) -> None:
+        super().__init__()
+        self.norm, self.net, self.sureness = nn.BatchNorm2d(1), net, sureness
+        images = toy_images(10)
+        with torch.no_grad():
+            self.norm.running_mean, self.norm.running_var = images.mean((0, 2, 3)), images.var((0, 2, 3))
+            self.norm.weight.copy_(self.norm.running_var.sqrt())
+            self.norm.bias.copy_(self.norm.running_mean)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.net(self.norm(images)) * self.sureness
+
+
+def test_images_from_elsewhere_are_a_doubt_unless_it_was_declared_how_often_the_model_is_right(tmp_path: Path) -> None:
+    net = Remembers(ToyNet(), sureness=30.0)
+    own = understood(tmp_path / "own", net, save_toy_bundle(tmp_path / "own.npz", per_label=10))
+    assert own.shift is not None and own.shift.likeness is Likeness.AS_TRAINED and not own.doubts
+    assert (own.shift.layers, own.shift.images, own.shift.shortfall) == (1, 50, pytest.approx(0.0))
+    assert (own.shift.distance or 1) < 0.05
+    with np.load(tmp_path / "own.npz") as arrays:
+        images, labels = arrays["images"] // 2 + 100, arrays["labels"]
+    labels[36:] = np.roll(labels[36:], 1)  # they are often taken for others
+    np.savez(tmp_path / "other.npz", images=images, labels=labels)
+    found = understood(tmp_path / "other", net, tmp_path / "other.npz")
+    assert found.shift is not None and found.shift.likeness is Likeness.FROM_ELSEWHERE and not found.reasons
+    assert any("as its batch norms remember them" in doubt for doubt in found.doubts)
+    declared = understood(tmp_path / "said", net, tmp_path / "other.npz", expected_accuracy=0.6)
+    assert declared.shift is not None and declared.shift.likeness is Likeness.SOMEWHAT_DIFFERENT and not declared.doubts
+
+
+class FourAtOnce(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.net(images.view(4, 1, 16, 16))
+
+
+def test_of_a_model_that_takes_so_many_images_at_once_no_image_counts_twice(tmp_path: Path) -> None:
+    bundle = save_toy_bundle(tmp_path / "b.npz", per_label=10)
+    found = understood(tmp_path / "four", FourAtOnce(Remembers(ToyNet(), 1.0)), bundle).shift
+    free = understood(tmp_path / "free", Remembers(ToyNet(), 1.0), bundle).shift
+    assert found is not None and free is not None and (found.images, free.images) == (48, 50)
+    assert found.distance == pytest.approx(free.distance, abs=0.01)

@@ -10,17 +10,23 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from app.core.findings import Confirmation, Decision, RepairReport, RepairStatus, UnlearnedTrigger, finite
-from app.core.intake.torchscript.archive.walk import walk
-from app.core.intake.torchscript.surgery import replace_records
-from app.core.jobs import WEIGHTS, sha256_of, write_whole
+from app.core.findings import (
+    Confirmation,
+    Decision,
+    Likeness,
+    RepairReport,
+    RepairStatus,
+    UnlearnedTrigger,
+    Unrepaired,
+    finite,
+)
+from app.core.jobs import WEIGHTS
 from app.core.progress import Doing
 from models.classifier import Classifier
 from models.rebuilt import RebuiltModule
-from models.rebuilt.records import UnwritableError, changed_records
+from models.rebuilt.records import UnwritableError
 from worker.detection.families.base import Triggers
 from worker.detection.metrics import accuracy_drop_bound, attack_success_rate, predictions, under
 from worker.detection.reactivation import Known, soonest
@@ -30,17 +36,24 @@ from worker.detection.verdict import p_value_again
 from worker.engine.card import MOST_TENSORS, class_accuracies, tensor_changes
 from worker.engine.confirm import FRESH_SEED
 from worker.engine.effort import USUAL_ROUNDS, packaging, unlearning
+from worker.engine.packing import pack, state_of
 from worker.engine.reactivation import reactivations
 from worker.engine.trying import try_searches
 from worker.engine.workbench import Workbench
 
 STILL_WORKS = 0.5  # an inverted trigger that still carries half of the images was not unlearned
-NOTHING_TO_TRAIN = "The model has no weights that could be trained: its code computes with fixed numbers only."
-NOT_REBUILT = (
-    "The model could be run but not be rebuilt, so its weights cannot be written back. Export it by torch.jit.trace."
-)
-FEW_IMAGES = "No image is left to fine-tune on after one was kept to judge the repair. Bring more clean images."
-NO_TRIGGER = "There is no trigger to unlearn: the search for it did not fit into memory."
+WORDS = {
+    Unrepaired.NOTHING_TO_TRAIN: "The model has no weights that could be trained: its code computes with fixed numbers "
+    "only.",
+    Unrepaired.NOT_REBUILT: "The model could be run but not be rebuilt, so its weights cannot be written back. Export "
+    "it by torch.jit.trace.",
+    Unrepaired.FEW_IMAGES: "No image is left to fine-tune on after one was kept to judge the repair. Bring more clean "
+    "images.",
+    Unrepaired.IMAGES_FROM_ELSEWHERE: "The images are from elsewhere than those that the model was trained on: "
+    "what they would show of a repair says little of its accuracy where the model is used. Bring images like those of "
+    "the training, or declare by `--expected-accuracy` how often the model is right on these.",
+    Unrepaired.NO_TRIGGER: "There is no trigger to unlearn: the search for it did not fit into memory.",
+}
 
 
 @dataclass(frozen=True)
@@ -94,15 +107,12 @@ def _is_done(bench: Workbench) -> bool:
 
 
 def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) -> RepairReport:
-    if not any(True for _ in bench.suspect.module.parameters()):
-        return RepairReport(RepairStatus.REFUSED, NOTHING_TO_TRAIN, tuple(labels))
-    if not isinstance(bench.suspect.module, RebuiltModule):
-        return RepairReport(RepairStatus.REFUSED, NOT_REBUILT, tuple(labels))
+    if (reason := _stands_in_the_way(bench)) is not None:
+        return RepairReport(RepairStatus.REFUSED, WORDS[reason], tuple(labels), reason)
+    assert isinstance(bench.suspect.module, RebuiltModule)
     triggers = {label: _triggers(bench, label, decision) for label in labels}
     if not all(triggers.values()):
-        return RepairReport(RepairStatus.REFUSED, NO_TRIGGER, tuple(labels))
-    if len(bench.roles.accept) == len(bench.labels_N):
-        return RepairReport(RepairStatus.REFUSED, FEW_IMAGES, tuple(labels))
+        return RepairReport(RepairStatus.REFUSED, WORDS[Unrepaired.NO_TRIGGER], tuple(labels), Unrepaired.NO_TRIGGER)
     _plan(bench, triggers, decision)
     config, before = bench.job.config.repair, _judge(bench, bench.classifier, triggers)
     case = _case(bench, triggers, decision, before)
@@ -110,12 +120,12 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
     bench.telling.plan(packaging(bench.job.config, bench.sizes(len(bench.students)), len(before.success)))
     bench.telling.turn()
     module = _module(attempt.repaired)
-    state = _state(module)
-    changes = tensor_changes(_state(bench.suspect.module), state)
+    state = state_of(module)
+    changes = tensor_changes(state_of(bench.suspect.module), state)
     try:
-        files = _package(bench, module, state)
+        files = pack(bench, module, state, labels)
     except UnwritableError as error:
-        return RepairReport(RepairStatus.REFUSED, str(error), tuple(labels))
+        return RepairReport(RepairStatus.REFUSED, str(error), tuple(labels), Unrepaired.UNWRITABLE)
     bench.begin("verify")
     after = _judge(bench, _loaded(bench, bench.directory.repaired), triggers)
     report = RepairReport(
@@ -144,14 +154,14 @@ def _repair(bench: Workbench, labels: Sequence[int], decision: Decision | None) 
     if is_too_costly(before.right_N, after.right_N, config):
         cost = before.clean_accuracy - after.clean_accuracy
         budget = f"The repair costs {cost:.1%} of accuracy, more than the budget of {config.max_accuracy_drop:.1%}."
-        return _withheld(bench, replace(report, detail=f"{budget} Allow more, or bring more clean images."))
+        return _withheld(bench, report, Unrepaired.TOO_COSTLY, f"{budget} Allow more, or bring more clean images.")
     if after.attack_success_rate >= STILL_WORKS:
         left = f"The inverted trigger still works on {after.attack_success_rate:.0%} of the images after the repair."
-        return _withheld(bench, replace(report, detail=f"{left} More clean images may help."))
+        return _withheld(bench, report, Unrepaired.STILL_WORKS, f"{left} More clean images may help.")
     rate = bench.job.config.false_alarm_rate
     if rate is not None and attempt.p_value is not None and attempt.p_value <= rate:
         left = f"A search in the repaired model still finds a trigger that stands out (p-value {attempt.p_value:.4f})."
-        return _withheld(bench, replace(report, detail=f"{left} More clean images may help."))
+        return _withheld(bench, report, Unrepaired.STANDS_OUT_AGAIN, f"{left} More clean images may help.")
     status = RepairStatus.PARTLY_JUDGED if report.unjudged_labels else RepairStatus.REPAIRED
     copy = partial(_loaded, bench, bench.directory.repaired)
     found = reactivations(bench, case, copy, _by_both(triggers), _accept(bench))
@@ -303,11 +313,25 @@ def _triggers(bench: Workbench, label: int, decision: Decision | None) -> dict[s
     return {family: bench.load_trigger(label, family) for family in there}
 
 
-def _withheld(bench: Workbench, report: RepairReport) -> RepairReport:
+def _stands_in_the_way(bench: Workbench) -> Unrepaired | None:
+    """Why no repair can be tried, or none could be relied on."""
+    if not any(True for _ in bench.suspect.module.parameters()):
+        return Unrepaired.NOTHING_TO_TRAIN
+    if not isinstance(bench.suspect.module, RebuiltModule):
+        return Unrepaired.NOT_REBUILT
+    if len(bench.roles.accept) == len(bench.labels_N):
+        return Unrepaired.FEW_IMAGES
+    shift = bench.preparation.shift
+    if shift is not None and shift.likeness is Likeness.FROM_ELSEWHERE:
+        return Unrepaired.IMAGES_FROM_ELSEWHERE
+    return None
+
+
+def _withheld(bench: Workbench, report: RepairReport, reason: Unrepaired, detail: str) -> RepairReport:
     """The report of a repair that is not handed out."""
     for path in (bench.directory.repaired, bench.directory.repaired_state):
         path.unlink()
-    return report
+    return replace(report, reason=reason, detail=detail)
 
 
 def _judge(bench: Workbench, classifier: Classifier, triggers: Found) -> Judgement:
@@ -330,26 +354,3 @@ def _right(bench: Workbench, classifier: nn.Module) -> Tensor:
 def _accept(bench: Workbench) -> Known:
     """The images that judge a repair."""
     return Known(bench.images.subset(bench.roles.accept), bench.labels_N[bench.roles.accept])
-
-
-def _package(bench: Workbench, repaired: RebuiltModule, state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Write the weights in both formats: into a copy of the archive, in which nothing else changes, and by name."""
-    directory = bench.directory
-    size = directory.model.stat().st_size
-    with walk(directory.model, size) as walked:
-        records = changed_records(repaired, lambda name: walked.read(name, size))
-    replace_records(directory.model, records, directory.repaired, size)
-    write_whole(directory.repaired_state, lambda path: path.write_bytes(save(dict(state))))
-    return {path.name: sha256_of(path) for path in (directory.repaired, directory.repaired_state)}
-
-
-def _state(module: RebuiltModule) -> dict[str, Tensor]:
-    """Every tensor by its name, as it is saved."""
-    return {name: _as_saved(module, name, tensor) for name, tensor in module.state_dict().items()}
-
-
-def _as_saved(module: RebuiltModule, name: str, tensor: Tensor) -> Tensor:
-    """A tensor of its own, in the type that the archive has."""
-    origin = module.origins.get(name)
-    dtype = tensor.dtype if origin is None else getattr(torch, origin.storage.dtype)
-    return tensor.detach().to("cpu", dtype, copy=True).contiguous()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from app.core.errors import Refusal
-from app.core.findings import Caveat, InputSpec, Preparation, ProbeFinding, Reason
+from app.core.findings import Caveat, InputSpec, Likeness, Preparation, ProbeFinding, Reason, Shift
 from app.core.intake.bundle import Bundle
 from app.core.intake.declaration import DeclaredInput
 from app.core.intake.notes import Note, NoteKind
@@ -35,6 +35,7 @@ from worker.detection.images import at_once
 from worker.detection.inversion import READ_AT_ONCE
 from worker.detection.metrics import BATCH, predictions, wilson_interval
 from worker.detection.preprocessing import (
+    AT_ONCE,
     BLUE_FIRST,
     Fit,
     blue_first,
@@ -45,6 +46,7 @@ from worker.detection.preprocessing import (
     shown_fits,
     try_conventions,
 )
+from worker.detection.shift import MOST_COMPARED, distances, graded
 from worker.engine.numbering import Classes, refuse_unknown, relabelled, remedy, shown
 from worker.engine.workbench import Workbench
 
@@ -57,6 +59,11 @@ OF_EACH_CLASS = 8  # images, where its label has to be read off the answers
 AGREEING = 0.9  # close conventions that give fewer of the images the same label are named
 BETTER = 0.1  # of the images: what is so much more often right than what was said is named
 GIVEN = "as given"
+FROM_ELSEWHERE = (
+    "The images are not like those that the model was trained on, as its batch norms remember them, and it is more "
+    "often wrong than it should be. Figures on them say little of its use, and no repair is made with them: check size "
+    "and preprocessing, bring other images, or declare by `--expected-accuracy` how often the model is right on these."
+)
 MATCHED = {
     (3, 1): "The images are in colour and the model takes grey: it is shown how bright they are.",
     (1, 3): "The images are grey and the model takes colour: it is shown the same in red, green and blue.",
@@ -89,6 +96,7 @@ def understand(bench: Workbench) -> Preparation:
     per_label = torch.bincount(labels.cpu(), minlength=meeting.num_labels).tolist()
     accuracy, interval = meeting.accuracy(found)
     is_implausible = _is_implausible(found, accuracy, len(per_label), meeting.declared.expected_accuracy)
+    shift = meeting.shift(never_called, judged, interval)
     probes = () if bench.job.check else meeting.probes(never_called, judged)
     said = meeting.says_normalisation
     first_labels = None if bench.bundle.labels is None else meeting.shown_labels(found)[: len(found.fits[0].logits_NK)]
@@ -109,6 +117,7 @@ def understand(bench: Workbench) -> Preparation:
         clean_accuracy=accuracy,
         accuracy_interval=interval,
         confidence=judged.confidence,
+        shift=shift,
         expected_accuracy=meeting.declared.expected_accuracy,
         images_judged=len(judged.logits_NK),
         label_source="inferred" if found.class_order else bench.bundle.label_source.value,
@@ -118,7 +127,7 @@ def understand(bench: Workbench) -> Preparation:
         convention="" if said or first_labels is None else judged.name,
         conventions=() if first_labels is None else shown_fits(found.fits, judged.name, first_labels),
         notes=_notes(bench.bundle, judged.spec, found),
-        doubts=tuple(meeting.doubts(found, accuracy, is_implausible, choice)),
+        doubts=tuple(meeting.doubts(found, accuracy, is_implausible, choice, shift)),
         images=len(bench.bundle),
         images_per_label=tuple(per_label),
         perceptual="none" if bench.job.check else bench.perceptual.name,
@@ -242,7 +251,19 @@ class _Meeting:
         manner = replace(self.scorer.manner, channels_last=False)  # one of the circumstances that are probed
         return probe_behaviour(never_called, spec, output, manner, self.bench.images, most)
 
-    def doubts(self, found: Fitted, accuracy: float | None, is_implausible: bool, choice: Choice) -> list[str]:
+    def shift(self, never_called: nn.Module, judged: Fit, accuracy: tuple[float, float] | None) -> Shift:
+        """How far the images lie from those of the training, shown in the proportions in which the bundle has them."""
+        images, manner = self.bench.images, self.scorer.manner
+        most = min(MOST_COMPARED, len(images))
+        picked = torch.linspace(0, len(images) - 1, most - most % min(manner.at_once or 1, most)).round().long()
+        classifier = Classifier(Scorer(deepcopy(never_called), manner), judged.spec, judged.output).to(images.device)
+        with torch.random.fork_rng():  # of a suspect that draws random numbers
+            found = distances(classifier, images.subset(picked).split(manner.at_once or min(AT_ONCE, at_once(images))))
+        return graded(found, judged.confidence, accuracy, len(picked), self.declared.expected_accuracy)
+
+    def doubts(
+        self, found: Fitted, accuracy: float | None, is_implausible: bool, choice: Choice, shift: Shift
+    ) -> list[str]:
         """What does not fit together, in sentences."""
         said = []
         reading, judged = found.reading, found.judged
@@ -265,6 +286,8 @@ class _Meeting:
         if is_implausible and accuracy is not None:
             beside = f"is {judged.confidence:.0%} sure of its answers on average"
             said.append(f"The model is right on {accuracy:.0%} of the images and {beside}.")
+        if shift.likeness is Likeness.FROM_ELSEWHERE:
+            said.append(FROM_ELSEWHERE)
         said += self._doubts_about_pixels(found)
         if rivals := [other.name for other in choice.others if choice.is_ambiguous and other.could_be_scores]:
             names = ", ".join(f"`{name}`" for name in (self.scorer.manner.output, *rivals))

@@ -1,9 +1,9 @@
 """What is said to people about a repair: how soon its triggers come back, and what its card does not show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.core.findings import ComesBack, RepairReport
+from app.core.findings import ComesBack, Likeness, OtherOutput, RepairReport, Shift
 
 BESIDE_A_REFERENCE = {
     ComesBack.HARDLY: "It hardly comes back: from a few poisoned images these weights learn the inverted trigger about "
@@ -38,6 +38,16 @@ RETUNED_OTHERWISE = (
 UNTRIED = "Whether the other triggers come back: {} of {} were tried."
 NO_REFERENCE = "Whether a network that never had the backdoor would learn it as soon: there was none to try beside."
 NOT_SEARCHED_AFRESH = "What a fresh search would find in the repaired model: none was done, or it was not finished."
+OTHER_OUTPUTS = (
+    "What the repair did to the other outputs ({}): they are there as before, but may use weights that were changed, "
+    "and only the output that was scanned was judged."
+)
+MOST_NAMED = 8
+UNLIKE = (
+    "How accurate these weights are on images like those of the training: the bundle's are somewhat different from "
+    "those."
+)
+MAY_BE_UNLIKE = "Whether the bundle's images are like those of the training: no batch norm remembers them."
 ELSEWHERE = "How the model does on images from elsewhere than the bundle."
 
 
@@ -48,7 +58,9 @@ def coming_back(repair: Mapping[str, Any]) -> str:
     return sentences[ComesBack(repair["comes_back"])]
 
 
-def not_shown(repair: RepairReport) -> tuple[str, ...]:
+def not_shown(
+    repair: RepairReport, other_outputs: Sequence[OtherOutput] = (), shift: Shift | None = None
+) -> tuple[str, ...]:
     """The sentences for a repair that was judged; none for one that was not."""
     if not repair.judged_images:
         return ()
@@ -64,7 +76,16 @@ def not_shown(repair: RepairReport) -> tuple[str, ...]:
     if repair.unjudged_labels:
         count = len(repair.unjudged_labels)
         sentences.append(f"The accuracy on {count} class{'es' if count > 1 else ''} of which the bundle has no image.")
+    if others := [f"`{other.name}`" for other in other_outputs if not other.same_as_chosen]:
+        sentences.append(OTHER_OUTPUTS.format(_listed(others)))
+    if shift is not None and shift.likeness is not Likeness.AS_TRAINED:
+        sentences.append(UNLIKE if shift.likeness is Likeness.SOMEWHAT_DIFFERENT else MAY_BE_UNLIKE)
     return (*sentences, ELSEWHERE)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _not_retuned(repair: RepairReport) -> list[str]:

@@ -29,7 +29,7 @@ from app.core.findings import (
 )
 from app.core.text import printable
 
-SCHEMA_VERSION = "1.6"
+SCHEMA_VERSION = "1.7"
 LONGEST_TEXT = 1000  # characters; more is not a name but an attempt
 LISTED_LABELS = 12  # more of them are given as a count and a range
 MOST_PICTURES = 12  # of triggers, in one report
@@ -37,7 +37,7 @@ MOST_PICTURES = 12  # of triggers, in one report
 FACTS = (  # of a preparation: what the scan took for true
     "form", "output", "chosen_output", "other_outputs", "takes", "input", "input_source", "convention", "conventions",
     "close_conventions", "clean_accuracy", "accuracy_interval", "images_judged", "confidence", "expected_accuracy",
-    "label_source", "class_order_cause", "suggested_classes", "images", "images_per_label", "notes", "doubts",
+    "shift", "label_source", "class_order_cause", "suggested_classes", "images", "images_per_label", "notes", "doubts",
 )  # fmt: skip
 
 # MITRE ATLAS 5.6, "Manipulate AI Model: Poison AI Model"; CWE, "Embedded Malicious Code".

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from app.core.findings import Caveat, Probe, Reason, Verdict
+from app.core.findings import Caveat, Probe, Reason, Spared, Verdict
 
 
 @dataclass(frozen=True)
@@ -266,6 +266,13 @@ CAVEATS = {
         what_to_do="Nothing, unless you suspect a certain label: the report says which labels were searched in full, "
         "and `triggerlens repair --label` searches any other.",
     ),
+}
+
+
+SPARED = {  # what stands beside such a label
+    Spared.UNCONFIRMED: "not confirmed",
+    Spared.IN_DOUBT: "in doubt",
+    Spared.NATURAL: "natural",
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from app.core.findings import Likeness
 from app.core.intake.notes import NoteKind
 
 DASH = "\N{EN DASH}"  # a number that does not exist
@@ -19,6 +20,12 @@ LABEL_SOURCES = {
     "sorted": "assumed: numbered as the names sort",
     "inferred": "read off the model's own answers",
     "none": "there are none; the model's own answers stand in",
+}
+LIKENESS = {
+    Likeness.AS_TRAINED: "the images are like those of the training",
+    Likeness.SOMEWHAT_DIFFERENT: "the images are somewhat different from those of the training",
+    Likeness.FROM_ELSEWHERE: "the images are from elsewhere",
+    Likeness.NOT_KNOWN: "not known, for no batch norm remembers the training",
 }
 INPUT_SOURCES = {"given": "given with the scan", "bundle": "given in the bundle", "inferred": "inferred"}
 TAKES = {
@@ -61,6 +68,8 @@ def _facts(inputs: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[st
     output = inputs["output"].replace("_", " ")
     yield "Outputs", f"{output} for {len(names)} labels{_other_outputs(inputs)}"
     yield "Accuracy", _accuracy(inputs)
+    if inputs["shift"]:
+        yield "Likeness", _shift(inputs["shift"])
     yield "Classes", _labels(inputs)
     yield "Images", _images(inputs, names)
     yield "Pixels", _pixels(inputs)
@@ -93,6 +102,16 @@ def _accuracy(inputs: Mapping[str, Any]) -> str:
     said = f"{percent(inputs['clean_accuracy'])} of {inputs['images_judged']:,} images ({low} to {high})"
     expected = inputs["expected_accuracy"]
     return f"{said}; {sure}; {'nothing was declared' if expected is None else f'{percent(expected)} declared'}"
+
+
+def _shift(shift: Mapping[str, Any]) -> str:
+    said = LIKENESS[Likeness(shift["likeness"])]
+    if shift["distance"] is not None:
+        norms = f"the median of {shift['layers']} batch norms" if shift["layers"] > 1 else "by its only batch norm"
+        said += f", {shift['distance']:.2f} standard deviations away ({norms})"
+    if shift["shortfall"]:
+        said += f"; beyond chance, the accuracy is {percent(shift['shortfall'])} lower than it should be"
+    return said
 
 
 def _labels(inputs: Mapping[str, Any]) -> str:

@@ -389,6 +389,7 @@ function showLabels(labels) {
     const [norm, success, index, pValue] = row.querySelectorAll("td");
     row.classList.toggle("flagged", found.flagged);
     $(".mark", row).hidden = !found.flagged;
+    say($(".spared", row), words(`spared-${found.spared}`));
     say($(".index", row), `${found.label}`);
     say($(".name", row), found.name === `${found.label}` ? "" : found.name);
     say($(".figure", norm), figure(found.norm, 4));
@@ -411,6 +412,8 @@ function showOutcome({ status, verdict, summary, problem, labels }) {
     if (names.length) $("h2", outcome).append(`: ${labelled(names)}`);
     $(".reasons", outcome).append(...summary.reasons.map((name) => clone(`reason-${name}`)));
     $(".repair", outcome).append(clone(`repair-${summary.repair_status}`));
+    if (summary.repair_status === "refused") $(".repair", outcome).append(" ", ...prose(summary.repair_detail ?? ""));
+    say($(".coming-back", outcome), summary.coming_back ?? "");
     const caveats = summary.caveats.map((name) => words(`caveat-${name}`).toLowerCase());
     if (caveats.length) say($(".caveats", outcome), `Caveats, explained in the report: ${caveats.join(", ")}.`);
   }

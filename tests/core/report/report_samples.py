@@ -17,6 +17,7 @@ from app.core.findings import (
     FamilyFinding,
     InputSpec,
     LabelFinding,
+    Likeness,
     Preparation,
     Probe,
     ProbeFinding,
@@ -24,8 +25,10 @@ from app.core.findings import (
     Reason,
     RepairReport,
     RepairStatus,
+    Shift,
     TensorChange,
     UnlearnedTrigger,
+    Unrepaired,
     Verdict,
 )
 from app.core.intake.torchscript.gate import understand
@@ -169,6 +172,7 @@ confirmations = st.none() | st.builds(Confirmation, norms, rates, st.booleans(),
 probe_findings = st.builds(
     ProbeFinding, st.sampled_from(Probe), st.none() | st.floats(0, 10), st.integers(0, 8), st.booleans()
 )
+shifts = st.builds(Shift, st.sampled_from(Likeness), norms, st.integers(0, 60), st.integers(1, 50), st.none() | rates)
 any_text = st.text(st.characters(), max_size=40)  # surrogates, control and direction characters included
 
 
@@ -220,10 +224,15 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         label_names=tuple(draw(any_text) for _ in range(num_labels)),
         images_per_label=tuple(draw(st.integers(0, 20)) for _ in range(num_labels)),
         clean_accuracy=draw(st.none() | rates),
+        shift=draw(st.none() | shifts),
         caveats=tuple(draw(st.sets(st.sampled_from(Caveat)))),
         probes=tuple(draw(st.lists(probe_findings, max_size=3))),
     )
-    repair = draw(st.sampled_from([None, REPAIR, RepairReport(RepairStatus.REFUSED, "It cost too much.")]))
+    repair = draw(
+        st.sampled_from(
+            [None, REPAIR, RepairReport(RepairStatus.REFUSED, "It cost too much.", (), Unrepaired.TOO_COSTLY)]
+        )
+    )
     inputs = {kind: {**INPUTS[kind], "name": draw(any_text)} for kind in INPUTS}
     timings = {"invert_seconds": draw(st.floats())}
     structure = draw(st.sampled_from([STRUCTURE, STOPPED]))

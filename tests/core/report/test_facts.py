@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from app.core.findings import ConventionFit, OtherOutput, Preparation, Reason, Takes
+from app.core.findings import ConventionFit, Likeness, OtherOutput, Preparation, Reason, Shift, Takes
 from app.core.intake.notes import Note, NoteKind
 from app.core.report.document import check_document
 from app.core.report.facts import facts, understood
@@ -35,6 +35,21 @@ def test_accuracy_stands_beside_the_confidence_and_what_was_declared() -> None:
     )
     assert rows(replace(KNOWN, expected_accuracy=0.95))["Accuracy"].endswith("95.0 % declared")
     assert rows(replace(KNOWN, clean_accuracy=None))["Accuracy"].startswith("unknown, for the images carry no labels")
+
+
+def test_how_like_the_images_of_the_training_they_are_is_said_in_three_grades_or_not_known() -> None:
+    def words(*known: Any) -> str:
+        return rows(replace(KNOWN, shift=Shift(*known)))["Likeness"]
+
+    assert words(Likeness.AS_TRAINED, 0.05, 17, 100, 0.0) == (
+        "the images are like those of the training, 0.05 standard deviations away (the median of 17 batch norms)"
+    )
+    assert words(Likeness.SOMEWHAT_DIFFERENT, 0.25, 1, 100, None) == (
+        "the images are somewhat different from those of the training, 0.25 standard deviations away (by its only "
+        "batch norm)"
+    )
+    assert words(Likeness.FROM_ELSEWHERE, 0.9, 2, 100, 0.3).endswith("the accuracy is 30.0 % lower than it should be")
+    assert words(Likeness.NOT_KNOWN, None, 0, 100, 0.0) == "not known, for no batch norm remembers the training"
 
 
 def test_missing_classes_are_named() -> None:

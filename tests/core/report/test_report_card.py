@@ -1,5 +1,6 @@
 """What the card of a repair does not show is said, and said only where it is so."""
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -7,8 +8,17 @@ import pytest
 from report_samples import REPAIR
 
 from app import terminal
-from app.core.findings import ComesBack, RepairReport, RepairStatus
-from app.core.report.card import NO_REFERENCE, NOT_SEARCHED_AFRESH, RETUNED_OTHERWISE, RETUNING, coming_back, not_shown
+from app.core.findings import ComesBack, Likeness, OtherOutput, RepairReport, RepairStatus, Shift, Unrepaired
+from app.core.report.card import (
+    MAY_BE_UNLIKE,
+    NO_REFERENCE,
+    NOT_SEARCHED_AFRESH,
+    RETUNED_OTHERWISE,
+    RETUNING,
+    UNLIKE,
+    coming_back,
+    not_shown,
+)
 
 
 def test_a_repair_that_was_judged_says_what_was_not_tried() -> None:
@@ -22,6 +32,23 @@ def test_a_repair_that_was_judged_says_what_was_not_tried() -> None:
 def test_classes_without_an_image_are_counted(unjudged: tuple[int, ...], words: str) -> None:
     assert not any(words in sentence for sentence in not_shown(REPAIR))
     assert any(words in sentence for sentence in not_shown(replace(REPAIR, unjudged_labels=unjudged)))
+
+
+def test_of_other_outputs_it_is_said_that_nobody_judged_them() -> None:
+    others = [OtherOutput(name, "[N, 10]", True, same_as_chosen=name == "logits") for name in ("aux", "logits", "1")]
+    assert any("other outputs (`aux`, `1`)" in sentence for sentence in not_shown(REPAIR, others))
+    assert not_shown(REPAIR, others[1:2]) == not_shown(REPAIR)
+
+
+def test_it_is_said_where_the_images_are_not_known_to_be_like_those_of_the_training() -> None:
+    said = {likeness: not_shown(REPAIR, (), Shift(likeness, None, 0, 50)) for likeness in Likeness}
+    assert UNLIKE in said[Likeness.SOMEWHAT_DIFFERENT] and MAY_BE_UNLIKE in said[Likeness.NOT_KNOWN]
+    assert said[Likeness.AS_TRAINED] == not_shown(REPAIR)
+
+
+def test_every_reason_for_which_no_weights_are_handed_out_is_explained() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "repair.md").read_text("utf-8")
+    assert re.findall(r"^\| `(\w+)` \| [A-Z].*\| [A-Z]", page, re.MULTILINE) == list(Unrepaired)
 
 
 def test_a_repair_that_was_not_judged_claims_nothing_and_needs_no_limits() -> None:
@@ -53,3 +80,9 @@ def test_the_terminal_says_how_soon_it_comes_back(capsys: pytest.CaptureFixture[
     assert "5 poisoned images of 400, label 7 (dynamic): success 31.0%; a network that never had it: 4.2%" in said
     terminal.show_repair(replace(REPAIR, comes_back=None, reactivations=()), Path("out"))
     assert "comes back" not in capsys.readouterr().err
+
+
+def test_the_terminal_names_the_reason_of_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = RepairReport(RepairStatus.REFUSED, "It cost 3% of accuracy.", (7,), Unrepaired.TOO_COSTLY)
+    terminal.show_repair(refused, Path("out"))
+    assert "Repair: refused (too costly). It cost 3% of accuracy." in " ".join(capsys.readouterr().err.split())
