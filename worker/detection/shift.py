@@ -83,11 +83,13 @@ class _Inputs:
     squares_C: Tensor | float = 0.0
 
     def add(self, inputs: Tensor) -> None:
-        off = inputs - self.mean_C.view(-1, *[1] * (inputs.dim() - 2))
         over = [dimension for dimension in range(inputs.dim()) if dimension != 1]
-        self.count += inputs.numel() // inputs.shape[1]
-        self.sum_C = self.sum_C + off.sum(over, dtype=torch.double)
-        self.squares_C = self.squares_C + off.square().sum(over, dtype=torch.double)
+        wide = inputs.float() if inputs.dtype.itemsize < 4 else inputs
+        variance_C, mean_C = (each.double() for each in torch.var_mean(wide, over, correction=0))
+        off_C, count = mean_C - self.mean_C, inputs.numel() // inputs.shape[1]
+        self.count += count
+        self.sum_C = self.sum_C + count * off_C
+        self.squares_C = self.squares_C + count * (variance_C + off_C.square())
 
     def distance(self) -> float:
         """Of the median channel, the root of its divergence; 0 where no channel ever spoke."""
