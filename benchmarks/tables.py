@@ -232,7 +232,7 @@ def gpu_tier() -> str:
 def walls() -> str:
     """What the walls around a suspect cost."""
     (start,), (scan,) = (read_results(f"walls-{name}") for name in ("start", "scan"))
-    low, high = scan["computing_ratio_range"]
+    low, high = scan["computing_ratio_interval"]
     rows: list[Row] = [
         (
             f"gate, re-pack, rebuilding and fence of an archive of {start['archive_mb']} MB",
@@ -240,7 +240,7 @@ def walls() -> str:
             "walls start",
         ),
         (
-            "computing behind the fence, over computing without",
+            "computing behind the fence, over computing without (and where it lies by 95 %)",
             f"{scan['computing_ratio']:.2f} ({low:.2f} to {high:.2f})",
             "walls scan",
         ),

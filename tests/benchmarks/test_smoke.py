@@ -318,11 +318,10 @@ def test_service(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_walls(miniature: Path, toy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     if (lack := fence.lacking()) is not None:
         do_without(f"bubblewrap ({lack.found})", lack.advice)
-    whole = walls.command
     monkeypatch.setattr(walls, "archive", lambda name: service.MODEL)
     for name, path in zip(("MODEL", "BUNDLE"), toy, strict=True):
         monkeypatch.setattr(walls, name, path)
-    monkeypatch.setattr(walls, "command", lambda *of: cli.command(whole(*of)[1:], SEARCH))
+    monkeypatch.setattr(walls, "STEPS", 3)
     run(walls, monkeypatch, "start", "--repeats", 1)
     run(walls, monkeypatch, "scan", "--repeats", 1)
     assert result(miniature, "walls-start")["gate_seconds"] > 0
