@@ -10,6 +10,7 @@ Finished nets and scans are kept in `runs/`, so a run that is stopped goes on wh
 
 import argparse
 import resource
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ def _scanned(labels: int, case: Case) -> dict[str, Any]:
     model, bundle = place(case, victim, data)
     job = job_for(model, bundle, config=preset_config(PRESET), input=case.declared, device="cpu", threads=THREADS)
     out, room = RUNS / f"{case.name}-many", list[int]()
+    shutil.rmtree(out, ignore_errors=True)  # what a stopped run left would not be timed
     began = time.monotonic()
     document = run_scan(job, model, bundle, out, on_event=_before_the_report(lambda: room.append(_bytes(out)))).document
     seconds = time.monotonic() - began

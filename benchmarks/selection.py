@@ -1,19 +1,19 @@
 """Power and false alarms where only some of many labels are searched in full: `python -m benchmarks.selection`
 
 Draws the log norms of clean networks from the prior of the static family, and scores of a first pass that tell them as
-well as `--correlations` say; lowers one label by so many standard deviations, in its norm and so in its score; selects
-and tests as a scan does, at its rate over three families. Printed for each number of labels: how often a clean
-network is accused, how often the target is among the labels that are searched in full, and how often it alone is
-accused. No network is involved.
+well as `--correlations` say, in each family with errors of its own; lowers one label by so many standard deviations, in
+its norm and so in its scores; selects and tests as a scan does, at its rate over three families. Printed for each
+number of labels: how often a clean network is accused, how often the target is among the labels that are searched in
+full, and how often it alone is accused. No network is involved.
 """
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from app.core.config import ScanConfig
 from app.core.families import FAMILIES
 from app.core.findings import FirstPass
 from app.core.presets import PRESETS
@@ -55,16 +55,18 @@ def measure(labels: int, correlation: float, effect: float, models: int) -> dict
 def outcome(labels: int, correlation: float, effect: float, seed: int) -> Sequence[bool]:
     """Whether a label without a cause is accused, the target is searched in full, and it alone is accused."""
     random, prior = np.random.default_rng((seed, labels)), FAMILIES[FAMILY].prior
-    norms_K, noise_K = random.standard_normal((2, labels))
+    norms_K = random.standard_normal(labels)
     norms_K[target := int(random.integers(labels))] -= effect
-    scores_K = correlation * norms_K + np.sqrt(1 - correlation**2) * noise_K
     scale = prior.deviation * np.sqrt(prior.weight / random.chisquare(prior.weight))
-    config = ScanConfig(seed=seed, inversion=CONFIG.inversion, first_pass=CONFIG.first_pass)
-    found = FirstPass(tuple(range(labels)), dict.fromkeys(config.searches, tuple(scores_K.tolist())))
-    selection = select_labels(labels, [found], config)
+    noise_FK = dict(zip(CONFIG.searches, random.standard_normal((len(CONFIG.searches), labels)), strict=True))
+    scores_FK = {
+        name: correlation * norms_K + np.sqrt(1 - correlation**2) * noise_K for name, noise_K in noise_FK.items()
+    }
+    found = FirstPass(tuple(range(labels)), {name: tuple(scores_K.tolist()) for name, scores_K in scores_FK.items()})
+    selection = select_labels(labels, [found], replace(CONFIG, seed=seed), "0")
     searched = list(selection.labels)
     controls_n = np.isin(searched, selection.controls)
-    p_values_n = selected_test(scale * norms_K[searched], scores_K[searched], controls_n, labels, prior)
+    p_values_n = selected_test(scale * norms_K[searched], scores_FK[FAMILY][searched], controls_n, labels, prior)
     rate = (CONFIG.false_alarm_rate or 0.0) / len(CONFIG.searches)
     accused = {label for label, p_value in zip(searched, p_values_n, strict=True) if p_value <= rate}
     caused = {target} if effect else set()

@@ -36,16 +36,17 @@ RESULT = re.compile(
     r"|(first_pass|labels)/\d{6}\.json|confirmations/\d{6}-[a-z]+\.json|triggers/\d{6}-[a-z]+\.safetensors|strips/\d{6}-[a-z]+\.png"
 )
 
-# What of the other jobs' results a task reads, as patterns of paths.
+# What of the other jobs' results a task reads, as patterns of paths. An engine that lacks the students once believes
+# that there are none.
 NEEDS: dict[JobKind, tuple[str, ...]] = {
     JobKind.INSPECT: (),
     JobKind.PREPARE: (),
-    JobKind.FIRST_PASS: ("preparation.json", "start.safetensors"),
+    JobKind.FIRST_PASS: ("preparation.json", "start.safetensors", "students.safetensors"),
     JobKind.SELECT: ("*.json",),
     JobKind.INVERT: ("preparation.json", "start.safetensors", "students.safetensors"),
     JobKind.DECIDE: ("*.json",),
-    JobKind.CONFIRM: ("preparation.json", "decision*.json", "start.safetensors"),
-    JobKind.REPAIR: ("preparation.json", "decision*.json", "start.safetensors", "triggers/*"),
+    JobKind.CONFIRM: ("preparation.json", "decision*.json", "start.safetensors", "students.safetensors"),
+    JobKind.REPAIR: ("preparation.json", "decision*.json", "start.safetensors", "students.safetensors", "triggers/*"),
     JobKind.REPORT: ("*.json", "strips/*"),
 }
 

@@ -59,7 +59,9 @@ def select(directory: JobDirectory) -> int:
     """Which labels are searched in full, by what the first pass found of all; how many they are."""
     preparation = directory.read_preparation()
     assert preparation is not None, "there is nothing to select from before prepare"
-    selection = select_labels(preparation.num_labels, directory.read_first_passes(), directory.read_job().config)
+    job = directory.read_job()
+    found, model_sha256 = directory.read_first_passes(), job.model["sha256"]
+    selection = select_labels(preparation.num_labels, found, job.config, model_sha256)
     directory.write_selection(selection)
     return len(selection.labels)
 

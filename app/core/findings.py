@@ -194,6 +194,17 @@ class Selection(Finding):
     left_out: tuple[int, ...]  # labels that the first pass did not come to
     scores: dict[str, tuple[float | None, ...]]  # of all labels, by family
 
+    @property
+    def is_of_all(self) -> bool:
+        """Whether it came to all labels, so that nothing was selected."""
+        return all(len(self.labels) == len(of_family) for of_family in self.scores.values())
+
+    @property
+    def passed_over(self) -> tuple[int, ...]:
+        """The labels that a first pass looked at and found no reason to search in full."""
+        others = {*self.labels, *self.left_out}
+        return tuple(label for label in range(max(map(len, self.scores.values()), default=0)) if label not in others)
+
 
 def most_suspicious_family(findings: Iterable[LabelFinding]) -> str | None:
     """The family in which a scan's labels are compared: the one that accuses, or comes closest to it."""

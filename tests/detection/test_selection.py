@@ -24,8 +24,8 @@ def passes(dynamic: dict[int, float | None], static: dict[int, float | None]) ->
     ]
 
 
-def selected(found: list[FirstPass], config: ScanConfig = CONFIG) -> Selection:
-    return select_labels(LABELS, found, config)
+def selected(found: list[FirstPass], config: ScanConfig = CONFIG, model: str = "0a") -> Selection:
+    return select_labels(LABELS, found, config, model)
 
 
 def test_the_lowest_of_every_family_are_chosen_and_the_controls() -> None:
@@ -35,10 +35,11 @@ def test_the_lowest_of_every_family_are_chosen_and_the_controls() -> None:
     assert selection.scores["static"][31] == -2.0 and selection.scores["dynamic"][8] == 0.3
 
 
-def test_the_seed_decides_the_controls_and_the_scores_do_not() -> None:
+def test_seed_and_model_decide_the_controls_and_the_scores_do_not() -> None:
     first, other = (selected(passes({label: 0.0}, {})).controls for label in (1, 2))
     assert first == other
     assert selected(passes({}, {}), replace(CONFIG, seed=1)).controls != first
+    assert selected(passes({}, {}), model="0b").controls != first
 
 
 def test_a_label_without_a_score_is_searched_in_full_beside_the_lowest() -> None:

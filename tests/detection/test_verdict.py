@@ -257,10 +257,35 @@ def test_anomaly_indices_of_many_labels_are_about_those_drawn_by_chance() -> Non
     assert index == pytest.approx((np.median(drawn) - 0.05) / spread)
 
 
-def test_without_controls_enough_nobody_is_accused() -> None:
+def test_without_controls_enough_there_is_no_verdict() -> None:
     known, found, selection = of_many(low=0.01)
     decision = decide_verdict(known, found, STANDARD, replace(selection, controls=DRAWN[:4]))
-    assert decision.flagged_labels == () and decision.verdict is Verdict.NO_BACKDOOR_FOUND
+    assert decision.flagged_labels == () and decision.reasons == (Reason.ZERO_MAD,)
+
+
+def test_labels_that_were_chosen_as_easy_do_not_show_that_a_search_works() -> None:
+    known, found, selection = of_many(low=NATURAL[4])
+    far = [
+        replace(finding, families=tuple(replace(f, out_of_reach=finding.label in DRAWN[:2]) for f in finding.families))
+        for finding in found
+    ]
+    assert decide_verdict(known, far, STANDARD, selection).reasons == (Reason.INVERSION_DID_NOT_CONVERGE,)
+
+
+def test_where_a_selection_came_to_all_labels_it_is_a_scan_of_all() -> None:
+    _, found, selection = of_many(low=0.05)
+    numbered = [replace(finding, label=number, name=str(number)) for number, finding in enumerate(found)]
+    scores = dict.fromkeys(STANDARD.searches, (1.0,) * len(found))
+    of_all = replace(selection, labels=tuple(range(len(found))), controls=(0, 1, 2, 3, 5), scores=scores)
+    with_it, without = (decide_verdict(preparation(len(found)), numbered, STANDARD, each) for each in (of_all, None))
+    assert (with_it.labels, with_it.verdict, with_it.caveats) == (without.labels, without.verdict, without.caveats)
+
+
+def test_what_another_selection_left_behind_is_passed_over() -> None:
+    known, found, selection = of_many(low=0.05)
+    other = replace(found[4], label=44, name="44")
+    with_it, without = (decide_verdict(known, each, STANDARD, selection) for each in ([*found, other], found))
+    assert with_it == without
 
 
 @pytest.mark.parametrize("missing", ["a label that was selected", "a look at some"])

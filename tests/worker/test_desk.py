@@ -64,15 +64,17 @@ def test_a_task_finds_those_results_of_others_that_it_needs(desk: Desk, tmp_path
     leave(desk.directory, *names)
     others = [finished(JobKind.INVERT, desk.hand_in(LEASE, []))]
     expected = {
-        Task(JobKind.FIRST_PASS, (0,)): {"preparation.json", "start.safetensors"},
+        Task(JobKind.FIRST_PASS, (0,)): {"preparation.json", "start.safetensors", "students.safetensors"},
         Task(JobKind.INVERT, (0,)): {"preparation.json", "start.safetensors", "students.safetensors"},
-        Task(JobKind.CONFIRM, (0,), 1): {"preparation.json", "start.safetensors", "decision.json", "decision-1.json"},
+        Task(JobKind.CONFIRM, (0,), 1): {
+            "preparation.json", "start.safetensors", "students.safetensors", "decision.json", "decision-1.json",
+        },
         Task(JobKind.DECIDE, (), 1): {
             "preparation.json", "decision.json", "decision-1.json", "labels/000000.json",
             "confirmations/000000-dynamic.json", "first_pass/000000.json", "selection.json",
         },
         Task(JobKind.REPAIR, (1,), 1): {
-            "preparation.json", "decision.json", "decision-1.json", "start.safetensors",
+            "preparation.json", "decision.json", "decision-1.json", "start.safetensors", "students.safetensors",
             "triggers/000001-dynamic.safetensors",
         },
         Task(JobKind.REPORT, (), 1): {

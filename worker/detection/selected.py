@@ -13,6 +13,7 @@ the p-value that of a test of all K. NumPy only.
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ SIMULATED = 4_000_000  # labels in all simulations together
 FEWEST_SIMULATIONS, MOST_SIMULATIONS = 2_000, 20_000
 AT_ONCE = 1_000_000  # labels in the simulations that are computed together
 FINENESS = 10  # correlations between 0 and 1 that are told apart
+FEWEST_KNOWN, MOSTLY = 5, 2 / 3  # controls that can tell a correlation, and the share whose scores have to differ
 SEED = 1
 
 
@@ -49,7 +51,7 @@ def selected_test(
     reference = (np.zeros(len(log_norms_n)) if reference_n is None else reference_n)[order_n]
     excess_n, steps = log_norms_n[order_n] - reference, min(len(log_norms_n) // 3, controls - 2, MOST_STEPS)
     seen_1S, removed_1S = _step_out(excess_n[None], controls, reference, prior, steps)
-    told = _correlation(scores_n[order_n][:controls], excess_n[:controls])
+    told = _told(scores_n[order_n][:controls], excess_n[:controls])
     null_R = _null(told, controls, labels, tuple(reference.tolist()), prior, steps)
 
     outer_S = np.maximum.accumulate(seen_1S[0][::-1])[::-1]  # a label stands out with every label removed after it
@@ -58,18 +60,36 @@ def selected_test(
     return p_values_n
 
 
-def _correlation(scores_c: Floats, excess_c: Floats) -> float:
-    """How well the controls' scores tell their norms, rounded up; wholly where that cannot be said, which accuses
-    least."""
+class _Told(NamedTuple):
+    """How well scores tell norms: a correlation from 0 to 1, and of how many controls it is known."""
+
+    correlation: float
+    controls: int
+
+
+WHOLLY = _Told(1.0, 0)  # where nothing else is known: it accuses least
+
+
+def _told(scores_c: Floats, excess_c: Floats) -> _Told:
+    """What the controls say of it, rounded up.
+
+    One of them may be a target that the first pass did not see, so it is the largest correlation that is left without
+    one. Scores that are mostly alike tell nothing of how they order others.
+    """
     known_c = np.isfinite(scores_c)
     scores_c, excess_c = scores_c[known_c], excess_c[known_c]
-    if len(scores_c) < 5 or np.ptp(scores_c) == 0 or np.ptp(excess_c) == 0:
-        return 1.0
-    return min(float(np.ceil(FINENESS * np.corrcoef(scores_c, excess_c)[0, 1]) / FINENESS), 1.0)
+    if len(scores_c) < FEWEST_KNOWN or len(np.unique(scores_c)) < MOSTLY * len(scores_c):
+        return WHOLLY
+    without = [np.ones(len(scores_c), dtype=bool), *~np.eye(len(scores_c), dtype=bool)]
+    pairs = [(scores_c[kept], excess_c[kept]) for kept in without]
+    found = [float(np.corrcoef(*pair)[0, 1]) for pair in pairs if min(map(np.ptp, pair)) > 0]
+    if not found:
+        return WHOLLY
+    return _Told(float(np.clip(np.ceil(FINENESS * max(found)) / FINENESS, 0.0, 1.0)), len(scores_c))
 
 
 @lru_cache(maxsize=64)
-def _null(told: float, controls: int, labels: int, reference: tuple[float, ...], prior: Prior, steps: int) -> Floats:
+def _null(told: _Told, controls: int, labels: int, reference: tuple[float, ...], prior: Prior, steps: int) -> Floats:
     """How far out the farthest label of a clean network is, in any step, sorted, [R]."""
     reference_n = np.array(reference)
     simulations = int(np.clip(SIMULATED // labels, FEWEST_SIMULATIONS, MOST_SIMULATIONS))
@@ -84,7 +104,7 @@ def _null(told: float, controls: int, labels: int, reference: tuple[float, ...],
 
 def _clean(
     simulations: int,
-    told: float,
+    told: _Told,
     controls: int,
     labels: int,
     reference_n: Floats,
@@ -95,9 +115,9 @@ def _clean(
 
     The correlation is drawn from what so many controls say of it (Fisher 1921, the variance-stabilising transform).
     """
-    spread = 1 / np.sqrt(max(controls - 3, 1))
-    about_R1 = np.arctanh(np.clip(told, -0.999, 0.999)) + spread * random.standard_normal((simulations, 1))
-    told_R1 = np.ones_like(about_R1) if told == 1.0 else np.tanh(about_R1)
+    spread = 1 / np.sqrt(max(told.controls - 3, 1))
+    about_R1 = np.arctanh(min(told.correlation, 0.999)) + spread * random.standard_normal((simulations, 1))
+    told_R1 = np.ones_like(about_R1) if told.correlation == 1.0 else np.tanh(about_R1)
     errors_RK, noise_RK = random.standard_normal((2, simulations, labels))
     chosen_Rn = errors_RK[:, :controls]  # labels are alike here: the first ones are as good as drawn by chance
     if low := len(reference_n) - controls:

@@ -13,10 +13,11 @@ from app.core.config import ScanConfig
 from app.core.findings import FirstPass, Selection
 
 
-def select_labels(num_labels: int, found: Sequence[FirstPass], config: ScanConfig) -> Selection:
+def select_labels(num_labels: int, found: Sequence[FirstPass], config: ScanConfig, model_sha256: str) -> Selection:
     """The labels to be searched in full, of those that the first pass came to.
 
-    One without a score, because its search diverged or did not fit into memory, is searched in full as well.
+    One without a score, because its search diverged or did not fit into memory, is searched in full as well. Which
+    labels are drawn depends on the model too: its maker could not know them before it was made.
     """
     assert config.first_pass is not None, "there was a first pass"
     scores: dict[str, list[float | None]] = {family: [None] * num_labels for family in config.searches}
@@ -25,7 +26,8 @@ def select_labels(num_labels: int, found: Sequence[FirstPass], config: ScanConfi
             for label, score in zip(block.labels, block.scores[family], strict=True):
                 of_family[label] = score
     looked_at = sorted(label for block in found for label in block.labels)
-    drawn = np.random.default_rng(config.seed).permutation(looked_at)[: config.first_pass.controls].tolist()
+    random = np.random.default_rng([config.seed, int(model_sha256, 16)])
+    drawn = random.permutation(looked_at)[: config.first_pass.controls].tolist()
     chosen = set(drawn)
     for of_family in scores.values():
         known = [(score, label) for label in looked_at if (score := of_family[label]) is not None]

@@ -51,6 +51,8 @@ def decide_verdict(
     Whatever blocks a verdict is a reason; the figures are given all the same.
     """
     findings = sorted(findings, key=lambda finding: finding.label)
+    if selection is not None:  # a scan that went on may have selected others before
+        findings = [finding for finding in findings if finding.label in selection.labels]
     searched = _judge([finding for finding in findings if finding.families], config, selection)
     too_large = [finding for finding in findings if not finding.families]
     judged = sorted([*searched, *too_large], key=lambda finding: finding.label)
@@ -64,7 +66,7 @@ def decide_verdict(
     caveats = [*preparation.caveats]
     if verdict is Verdict.BACKDOORED and config.false_alarm_rate is None:
         caveats.append(Caveat.UNCONFIRMED)
-    if selection is not None:
+    if selection is not None and not selection.is_of_all:
         caveats.append(Caveat.MANY_LABELS)
     indices = [f.anomaly_index for finding in judged for f in finding.families if f.anomaly_index is not None]
     return Decision(verdict, tuple(judged), max(indices, default=None), tuple(reasons), tuple(caveats), selection)
@@ -89,6 +91,7 @@ def p_value_again(decision: Decision, config: ScanConfig, label: int, family: st
 
 def _judge(findings: Sequence[LabelFinding], config: ScanConfig, selection: Selection | None) -> list[LabelFinding]:
     """The findings with each family's anomaly indices, p-values and flags, computed over all labels."""
+    selection = None if selection is None or selection.is_of_all else selection
     columns: dict[str, dict[int, FamilyFinding]] = {}
     for finding in findings:
         for found in finding.families:
@@ -135,6 +138,8 @@ def _judge_family(
     norms_K = np.array([np.nan if found.norm is None else found.norm for found in column.values()])
     selected = None if selection is None else _Selected.of(column, selection)
     among_K = selected.controls_K if selected is not None and selected.controls_K.any() else None
+    if selected is not None and reference_K is not None and selected.controls_among(reference_K) < FEWEST_LABELS:
+        reference_K = np.full_like(reference_K, np.nan)
     indices_K, flags_K = anomaly_indices(norms_K, among_K), flagged(norms_K, config.anomaly_threshold)
     judged = [
         replace(found, anomaly_index=float(index) if np.isfinite(index) else None, flagged=bool(flag))
@@ -170,6 +175,10 @@ class _Selected:
         scores = selection.scores[next(iter(column.values())).family]
         scores_K = np.array([np.nan if scores[label] is None else scores[label] for label in column], dtype=float)
         return cls(scores_K, np.isin(list(column), selection.controls), len(scores))
+
+    def controls_among(self, reference_K: Floats) -> int:
+        """How many controls students say something of."""
+        return int((np.isfinite(reference_K) & self.controls_K).sum())
 
 
 def _confirm(
@@ -207,12 +216,14 @@ def _p_values(
 
     A label that is out of reach has a norm that is too small for it: it counts as at least as hard as any within reach.
     One of which students say nothing is read against all other labels' norms, and theirs without it, at a level that
-    leaves its share to it. There are no p-values for fewer labels than the test can judge, nor where a norm has no
-    logarithm.
+    leaves its share to it. There are no p-values for fewer labels, or controls, than the test can judge, nor where a
+    norm has no logarithm.
     """
     out_of_reach_K = np.array([found.out_of_reach for found in column])
     norms_K = np.array([np.nan if found.norm is None else found.norm for found in column])
     if len(column) < FEWEST_LABELS or not (norms_K > 0).all():
+        return [None] * len(column)
+    if selected is not None and selected.controls_K.sum() < FEWEST_LABELS:
         return [None] * len(column)
     log_norms_K = np.log(norms_K)
     if not out_of_reach_K.all():
@@ -233,13 +244,15 @@ def _p_values(
 
 
 def _p_values_of_selected(log_norms_K: Floats, reference_K: Floats, family: Family, selected: _Selected) -> Floats:
-    """The same where only some labels were searched in full; none is below 1 where there are too few controls."""
+    """The same where only some labels were searched in full, by their controls, of which there are enough.
+
+    Which labels students say nothing of was not drawn by chance, so both tests leave the other one its share.
+    """
     p_values_K, known_K = np.ones(len(log_norms_K)), np.isfinite(reference_K)
-    if (known_K & selected.controls_K).sum() < FEWEST_LABELS:
-        known_K = np.zeros_like(known_K)
     scores_K, controls_K, labels = selected.scores_K, selected.controls_K, selected.labels
-    if not known_K.all() and controls_K.sum() >= FEWEST_LABELS:
-        p_values_K = selected_test(log_norms_K, scores_K, controls_K, labels, family.prior_alone)
+    if not known_K.all():
+        alone_K = selected_test(log_norms_K, scores_K, controls_K, labels, family.prior_alone)
+        p_values_K = alone_K / (1 - known_K.mean())
     if known_K.any():
         known = log_norms_K[known_K], scores_K[known_K], controls_K[known_K]
         against_students = selected_test(*known, labels, family.prior, reference_K[known_K])
@@ -269,7 +282,7 @@ def _reasons(
         reasons.append(Reason.INVERSION_DID_NOT_CONVERGE)
     elif not reasons and any(_evidence(f, config) is None or f.norm == 0 for f in found):
         reasons.append(Reason.ZERO_MAD)
-    elif any(f.flagged and f.attack_success_rate < REACHED for f in found) or not _did_reach(found):
+    elif any(f.flagged and f.attack_success_rate < REACHED for f in found) or not _did_reach(judged, selection):
         reasons.append(Reason.INVERSION_DID_NOT_CONVERGE)
     elif any(f.unconfirmed for f in found) and not any(f.flagged for f in found):
         reasons.append(Reason.NOT_CONFIRMED)
@@ -281,8 +294,13 @@ def _evidence(found: FamilyFinding, config: ScanConfig) -> float | None:
     return found.anomaly_index if config.false_alarm_rate is None else found.p_value
 
 
-def _did_reach(found: Sequence[FamilyFinding]) -> bool:
-    """Whether the search works on this suspect: in one family at least, hardly any label is out of reach."""
+def _did_reach(judged: Sequence[LabelFinding], selection: Selection | None) -> bool:
+    """Whether the search works on this suspect: in one family at least, hardly any label is out of reach.
+
+    Of many labels those tell it that were drawn by chance, for the others were chosen as easy.
+    """
+    alike = None if selection is None or selection.is_of_all else selection.controls
+    found = [f for finding in judged if alike is None or finding.label in alike for f in finding.families]
     columns = [[one for one in found if one.family == family] for family in {one.family for one in found}]
     return any(
         np.mean([one.out_of_reach for one in column]) <= MOST_OUT_OF_REACH

@@ -129,7 +129,7 @@ def _label_row(
     family: str | None,
     selection: Selection | None,
 ) -> dict[str, Any]:
-    looked_at = selection is not None and label not in selection.left_out
+    passed_over = selection is not None and label in selection.passed_over
     headline = finding.headline(family) if finding and family else None
     return {
         "label": label,
@@ -140,7 +140,7 @@ def _label_row(
         "p_value": headline.p_value if headline else None,
         "attack_success_rate": headline.attack_success_rate if headline else None,
         "flagged": finding.flagged if finding else False,
-        "searched": "in_full" if finding else "first_pass" if looked_at else "no",
+        "searched": "in_full" if finding else "first_pass" if passed_over else "no",
         "families": [asdict(family) for family in finding.families] if finding else [],
     }
 
@@ -156,7 +156,7 @@ def _coverage(
     return {
         "labels_total": preparation.num_labels,
         "labels_searched": len(findings),
-        "labels_in_first_pass_only": len(_passed_over(preparation, selection)),
+        "labels_in_first_pass_only": len(selection.passed_over) if selection else 0,
         "labels_truncated": sum(finding.truncated for finding in findings.values()),
         "labels_out_of_memory": len(too_large),
         "labels_in_halved_blocks": sum(finding.halved for finding in findings.values()),
@@ -170,14 +170,6 @@ def _coverage(
     }
 
 
-def _passed_over(preparation: Preparation, selection: Selection | None) -> list[int]:
-    """The labels that a first pass looked at and found no reason to search in full."""
-    if selection is None:
-        return []
-    others = {*selection.labels, *selection.left_out}
-    return [label for label in range(preparation.num_labels) if label not in others]
-
-
 def _not_searched(
     preparation: Preparation,
     findings: Mapping[int, LabelFinding],
@@ -187,7 +179,7 @@ def _not_searched(
 ) -> list[str]:
     """What this scan did not look at, as sentences; most particular to the scan first."""
     sentences = []
-    passed_over = _passed_over(preparation, selection)
+    passed_over = list(selection.passed_over) if selection else []
     known = {*findings, *too_large, *passed_over}
     unsearched = [label for label in range(preparation.num_labels) if label not in known]
     if passed_over:

@@ -38,6 +38,8 @@ from app.core.report.document import report_schema
 SCHEMA = report_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
+ALIKE: dict[str, tuple[float | None, ...]] = {"dynamic": (1.0,) * 10}  # scores of ten labels
+
 
 @pytest.mark.parametrize("decision", [CLEAN, BACKDOORED, PARTIAL, TOO_LARGE, NOTHING_SEARCHED])
 @pytest.mark.parametrize("repair", [None, REPAIR, RepairReport(RepairStatus.NOT_NEEDED, "No label was flagged.")])
@@ -112,7 +114,9 @@ def test_a_label_that_was_not_searched_has_a_row_without_figures() -> None:
 
 
 def test_of_many_labels_the_report_says_which_were_only_looked_at() -> None:
-    selection = Selection(labels=(0, 1, 2, 3, 4, 7), controls=(0, 1, 2, 3, 4), left_out=(), scores={})
+    selection = Selection(
+        labels=(0, 1, 2, 3, 4, 7), controls=(0, 1, 2, 3, 4), left_out=(), scores={"dynamic": (1.0,) * 10}
+    )
     searched = tuple(CLEAN.labels[label] for label in selection.labels)
     report = document(replace(CLEAN, labels=searched, selection=selection))
     VALIDATOR.validate(report)
@@ -126,7 +130,9 @@ def test_of_many_labels_the_report_says_which_were_only_looked_at() -> None:
 
 
 def test_labels_that_a_first_pass_did_not_come_to_leave_a_scan_unfinished() -> None:
-    selection = Selection(labels=(0, 1, 2, 3, 4, 7), controls=(0, 1, 2, 3, 4), left_out=(8, 9), scores={})
+    selection = Selection(
+        labels=(0, 1, 2, 3, 4, 7), controls=(0, 1, 2, 3, 4), left_out=(8, 9), scores={"dynamic": (1.0,) * 10}
+    )
     searched = tuple(CLEAN.labels[label] for label in selection.labels)
     report = document(replace(CLEAN, labels=searched, selection=selection))
     assert (report["finished"], report["reasons"]) == (False, ["search_truncated"])
