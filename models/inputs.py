@@ -103,7 +103,8 @@ def _in_the_faster_order(module: nn.Module, manner: Manner, image_1CHW: Tensor) 
     other, images = replace(manner, channels_last=True), filled(image_1CHW, manner.at_once or 2)
     with torch.no_grad(), suppress(*MODULE_ERRORS):  # such as a view of what lies in another order
         answers = [candidates(Scorer(module, each).answer(images), len(images)) for each in (manner, other)]
-        if all(_is_alike(answers[0][name], found) for name, found in answers[1].items()):
+        usual, last = answers
+        if usual.keys() == last.keys() and all(_is_alike(usual[name], found) for name, found in last.items()):
             return other
     return manner
 

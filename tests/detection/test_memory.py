@@ -1,5 +1,6 @@
 """What a step takes of memory is told before it is taken, from one image and two."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -22,6 +23,19 @@ def test_what_autograd_keeps_is_counted_once_and_only_where_it_is_kept() -> None
     assert kept(lambda: (x * x).sum()) == 4000, "one tensor, twice"
     with torch.no_grad():
         assert kept(lambda: x.exp().sum()) == 0
+
+
+def test_nothing_is_left_of_what_was_tried() -> None:
+    network, left = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 1)), []
+
+    def compute() -> Tensor:
+        shown = torch.rand(8, 4)
+        left.append(weakref.ref(shown))
+        loss: Tensor = network(shown).sigmoid().sum()
+        return loss
+
+    kept(compute)
+    assert left[0]() is None
 
 
 def test_a_footprint_is_read_off_few_images_and_holds_for_many() -> None:

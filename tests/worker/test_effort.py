@@ -118,7 +118,7 @@ class Lane:
             for done in range(1, piece.steps + 1):
                 self._do(slow * self.world.of(piece.kind) * piece.units / piece.steps)
                 self.telling.step(done)
-        self.telling.plan([])
+        self.telling.end()
         return Told(kind, labels, self.hands.time - began, [(when - began, work) for when, work in self.told])
 
     def _do(self, seconds: float) -> None:
@@ -236,10 +236,36 @@ def test_whoever_works_is_heard_once_a_second_and_whenever_it_turns_to_something
     assert [work.doing for work in heard] == [Doing.LOAD] * 3, "at 0, 1.2 and 2.4 seconds"
     telling.turn()
     assert heard[-1] == Work(Doing.UNDERSTAND)
-    telling.plan([])
+    telling.end()
     hands.time += 100
     telling.beat()
     assert len(heard) == 4, "the task is over"
+
+
+def test_what_is_done_between_two_pieces_is_told_of_too() -> None:
+    """Such as asking the suspect about thousands of images before the first student learns from its answers."""
+    hands = Hands()
+    telling, heard = heard_by(hands)
+    telling.plan([effort.unplanned(Doing.TRY)])
+    telling.turn()
+    kind = Kind("train", on_student=True)
+    telling.paces.expect(kind, 1.0, 1.0)
+    telling.plan([Piece(Doing.STUDENTS, kind, units=30.0)])
+    hands.time += TELL_SECONDS
+    telling.beat()
+    assert (heard[-1].doing, heard[-1].seconds_left) == (Doing.TRY, 30.0)
+
+
+def test_nothing_is_expected_of_what_is_unplanned() -> None:
+    hands = Hands()
+    telling, heard = heard_by(hands)
+    for _ in range(2):  # tasks of one engine: the first one loads, and that says nothing of the next
+        telling.plan([effort.unplanned(Doing.LOAD)])
+        telling.turn()
+        hands.time += 60
+        telling.beat()
+        assert heard[-1].seconds_left is None
+        telling.end()
 
 
 def test_every_network_that_is_asked_is_a_sign_of_life() -> None:

@@ -42,7 +42,7 @@ def kept(compute: Callable[[], Tensor]) -> int:
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         places[storage.data_ptr()] = storage
-        return tensor
+        return tensor.detach()  # the tensor itself would hold the graph that holds it
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = compute()

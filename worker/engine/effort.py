@@ -39,6 +39,9 @@ class Kind:
     on_student: bool = False
 
 
+UNPLANNED = Kind("")  # takes what it takes, and nothing is expected of the next
+
+
 @dataclass(frozen=True)
 class Piece:
     """So many units of one kind, done in equal steps: of pieces that people are told of alike, the `number`th."""
@@ -118,7 +121,7 @@ class Paces:
 
 def unplanned(doing: Doing) -> Piece:
     """A piece of which nobody can say how long it takes."""
-    return Piece(doing, Kind(doing.value), units=1.0)
+    return Piece(doing, UNPLANNED, units=1.0)
 
 
 def searching(search: SearchConfig, family: str, sizes: Sizes, labels: int, on_student: bool = False) -> list[Piece]:
@@ -152,6 +155,8 @@ def pretraining(config: ScanConfig, sizes: Sizes) -> list[Piece]:
     if search.identity_start == "residual":
         return []
     steps = search.pretrain_epochs * max(1, min(sizes.searched_on, EPOCH) // search.batch_size)
+    if not steps:
+        return []
     units = sizes.units(steps * min(search.batch_size, sizes.searched_on), steps)
     return [Piece(Doing.PRETRAIN, Kind("pretrain"), units, steps)]
 
@@ -229,7 +234,7 @@ def packaging(config: ScanConfig, sizes: Sizes, triggers: int) -> list[Piece]:
 def reactivating(config: ScanConfig, sizes: Sizes, triggers: int) -> list[Piece]:
     """Students repaired as the suspect was; then each trigger tried on what was repaired, and on them."""
     on_suspect, on_student = Kind("unlearn"), Kind("train", on_student=True)
-    repaired = USUAL_ROUNDS * _unlearned(config.repair, sizes, triggers)[0]
+    repaired, _ = _unlearned(config.repair, sizes, triggers)  # in one round, for nothing is searched afresh
     tried, line = _retuned(sizes), sizes.units(len(reactivation.LINE) * FORWARD * sizes.judged_on)
     pieces = [(on_student, repaired)] * sizes.students
     for _ in range(min(triggers, reactivation.MOST_TRIED)):

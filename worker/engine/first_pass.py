@@ -7,6 +7,7 @@ import torch
 from app.core.findings import FirstPass, finite
 from app.core.plan import blocks
 from models.classifier import is_out_of_memory
+from worker.detection.images import at_once
 from worker.engine.effort import after_looking, looking_through
 from worker.engine.trying import try_searches
 from worker.engine.workbench import Workbench
@@ -41,7 +42,12 @@ def _plan(bench: Workbench, labels: int) -> None:
 
 
 def _scores(bench: Workbench, family: str, labels: Sequence[int]) -> list[float | None]:
-    """Of each label; each half by itself where that takes too much memory, and none of one that takes it alone."""
+    """Of each label: as many together as a search takes, each half by itself where that is too much for the memory
+    still, and none of one that is too much alone."""
+    most = min(bench.preparation.labels_at_once or len(labels), at_once(bench.images))
+    if len(labels) > most:
+        parts = [labels[begin : begin + most] for begin in range(0, len(labels), most)]
+        return [score for part in parts for score in _scores(bench, family, part)]
     try:
         return [finite(score) for score in bench.look_through(family, labels)]
     except (RuntimeError, MemoryError) as error:

@@ -12,7 +12,7 @@ from app.core.progress import Doing
 from worker.detection.clean import sample
 from worker.detection.families.dynamic import pretrain_generator
 from worker.detection.students import train_students
-from worker.engine.effort import after_preparing, pretraining, training, unplanned
+from worker.engine.effort import after_preparing, training, unplanned
 from worker.engine.search import check_labels
 from worker.engine.trying import fitted_into_memory, try_searches
 from worker.engine.understanding import understand
@@ -30,9 +30,8 @@ def prepare(bench: Workbench) -> None:
         return
     bench.begin("prepare")
     telling = bench.telling
-    telling.plan([unplanned(Doing.LOAD), unplanned(Doing.UNDERSTAND)])
-    telling.turn()
     _ = bench.suspect, bench.images
+    telling.plan([unplanned(Doing.UNDERSTAND)])
     telling.turn()
     preparation = understand(bench)
     directory.write_preparation(preparation)
@@ -46,7 +45,6 @@ def prepare(bench: Workbench) -> None:
             bench.begin("students")
             directory.write_preparation(_with_students(bench, preparation))
         bench.begin("pretrain")
-        telling.plan(pretraining(config, bench.sizes(0)))
         telling.turn()
         start = pretrain_generator(bench.clean, bench.perceptual, config.inversion, config.seed, telling.step)
         write_whole(directory.start, lambda path: path.write_bytes(save(start.state_dict())))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import nn
 
 from app.core.progress import Ahead, Work
-from worker.engine.effort import Later, Paces, Piece
+from worker.engine.effort import UNPLANNED, Later, Paces, Piece
 
 TELL_SECONDS = 1.0  # between two words about the same
 
@@ -34,7 +34,14 @@ class Telling:
     def plan(self, pieces: Sequence[Piece], later: Sequence[Later] = ()) -> None:
         """What is left of this task from here on, and what comes after it."""
         self._close()
-        self._piece, self._left, self._later = None, list(pieces), later
+        self._left, self._later = list(pieces), later
+        if self._piece is not None:  # it stays to be told of until the next one begins
+            self._step, self._since = self._piece.steps, self._now()
+
+    def end(self) -> None:
+        """The task is over."""
+        self.plan([])
+        self._piece = None
 
     def turn(self) -> None:
         """The piece at hand is over, and the next one of the plan begins."""
@@ -50,10 +57,12 @@ class Telling:
         self.beat()
 
     def _measure(self, done: int) -> None:
+        """What the steps up to this one took, of work that more of is expected."""
         now, piece = self._now(), self._piece
         if piece is not None and done > self._step:
             units = piece.units * (done - self._step) / piece.steps
-            self.paces.measured(piece.kind, now - self._since, units)
+            if piece.kind != UNPLANNED:
+                self.paces.measured(piece.kind, now - self._since, units)
             self._step, self._since = done, now
 
     def follow(self, done: int) -> None:

@@ -46,6 +46,7 @@ def fitted_into_memory(bench: Workbench, preparation: Preparation, labels: int) 
         for network in _networks(bench, family, bench.job.config.students):
             if (takes := _or_none(partial(_footprint, bench, network, family))) is None:
                 fitted = shown = 1
+                peak = max(peak, int(left))
             else:
                 fitted, shown = fitting(takes, labels, images, left)
                 peak = max(peak, takes.of(fitted, shown))

@@ -11,6 +11,8 @@ from app.core.progress import Doing
 
 Event = dict[str, Any]
 MOST = 10**6
+MOST_JOBS = 10**4  # of a kind: whoever estimates what is left looks at each
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Seconds = Annotated[FiniteFloat, Field(ge=0, le=10**9)]
 
 
@@ -33,8 +35,8 @@ class Step(TypedDict):
 
     event: Literal["step"]
     labels: list[int]
-    done: int
-    of: int
+    done: Count
+    of: Count
 
 
 class Label(TypedDict):
@@ -50,13 +52,13 @@ class Epoch(TypedDict):
     """So much of a repair is done."""
 
     event: Literal["epoch"]
-    done: int
-    of: int
+    done: Count
+    of: Count
 
 
 class Ahead(TypedDict):
     kind: JobKind
-    jobs: Annotated[int, Field(ge=1, le=MOST)]
+    jobs: Annotated[int, Field(ge=1, le=MOST_JOBS)]
     seconds: Seconds
 
 
@@ -66,8 +68,8 @@ class Work(TypedDict):
     event: Literal["work"]
     doing: Doing
     family: str
-    number: Annotated[int, Field(ge=1, le=MOST)]
-    of: Annotated[int, Field(ge=1, le=MOST)]
+    number: Count
+    of: Count
     seconds_left: Seconds | None
     ahead: Annotated[list[Ahead], Field(max_length=len(JobKind))]
 
@@ -102,6 +104,8 @@ def read_event(line: bytes, task: Task) -> Event:
     family that is none."""
     event: Event = EVENT.validate_json(line)
     if event["event"] == "work" and event["family"] not in ("", *FAMILIES):
+        raise ValidationError.from_exception_data("Event", [])
+    if event["event"] == "prepared" and len(event["names"]) != event["labels"]:
         raise ValidationError.from_exception_data("Event", [])
     labels = event["labels"] if event["event"] == "step" else [event["label"]] if event["event"] == "label" else []
     if not set(labels) <= set(task.labels):

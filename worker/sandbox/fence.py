@@ -29,6 +29,7 @@ PROBE_SECONDS = 20.0
 PACKAGES = ("app", "models", "worker")  # ours
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")  # libraries
 CORES = "/sys/devices/system/cpu"
+MEMORY = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.stat")  # what a container may use, and does
 GPU_DEVICES = ("nvidia[0-9]*", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-caps/*")
 GPU_SYSTEM = ("/sys/module", "/sys/bus/pci", "/sys/devices", "/etc/vulkan", "/run/nvidia-persistenced")
 PASSED_ON = ("LANG", "LC_ALL", "TZ", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "TORCH_HOME")
@@ -77,7 +78,7 @@ class Fence:
 def _interpreter() -> list[Path]:
     """Python, its packages and ours, and the libraries of the system; a path within another one is left out."""
     ours = [Path(spec.origin).parent for name in PACKAGES if (spec := importlib.util.find_spec(name)) and spec.origin]
-    paths = [*map(Path, (*SYSTEM, CORES, sys.prefix, sys.base_prefix)), *ours, *_hub_caches()]
+    paths = [*map(Path, (*SYSTEM, CORES, *MEMORY, sys.prefix, sys.base_prefix)), *ours, *_hub_caches()]
     there = [path for path in dict.fromkeys(paths) if path.exists()]
     return [path for path in there if not any(path != other and path.is_relative_to(other) for other in there)]
 

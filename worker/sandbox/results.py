@@ -20,6 +20,7 @@ from app.core.report.figures import check_png
 JSON_BYTES = 2**20
 TENSOR_BYTES = 2**30  # of a file; repaired weights may be larger where the model is
 STRIP_BYTES = 2**23
+MOST_BYTES = 2**60  # of memory, that a search could take
 RECORDS: dict[str, Any] = {
     r"preparation\.json": TypeAdapter(Preparation),
     r"repair\.json": TypeAdapter(RepairReport),
@@ -56,7 +57,15 @@ def rewritten(name: str, record: TypeAdapter[Any], content: bytes) -> bytes:
         raise UntrustworthyError(f"{name} is not about the labels of a block")
     if isinstance(found, Preparation) and len(found.label_names) != found.num_labels:
         raise UntrustworthyError(f"{name} has {len(found.label_names)} names for {found.num_labels} labels")
+    if isinstance(found, Preparation) and not _is_possible(found):
+        raise UntrustworthyError(f"{name} tells of a search that is none")
     return written.encode() + b"\n"
+
+
+def _is_possible(found: Preparation) -> bool:
+    """Whether what a search takes together, and of memory, can be so."""
+    parts = (found.labels_at_once, found.images_at_once)
+    return all(part is None or part >= 1 for part in parts) and 0 <= found.search_bytes < MOST_BYTES
 
 
 def _is_whole(name: str, found: FirstPass) -> bool:

@@ -62,7 +62,7 @@ RAMPANT = {
     "computes for ever and is deaf": (
         "\nfor number in set(signal.Signals) - {9, 19}: signal.signal(number, signal.SIG_IGN)\nwhile True: pass"
     ),
-    "reports progress for ever": "\nwhile True: say(event='step', labels=[], done=1, of=10**9); time.sleep(0.05)",
+    "reports progress for ever": "\nwhile True: say(event='step', labels=[], done=1, of=10**5); time.sleep(0.05)",
     "closes the control pipe and goes on": "os.close(CONTROL)\nwhile True: time.sleep(1)",
     "closes the progress pipe and goes on": "os.close(PROGRESS)\nwhile True: time.sleep(1)",
     "prints for ever": "\nwhile True: print('x' * 10000)",

@@ -34,6 +34,7 @@ def test_what_an_engine_is_at_is_read() -> None:
         {"seconds_left": -1},
         {"seconds_left": 1e30},
         {"ahead": [{"kind": "invert", "jobs": 10**9, "seconds": 1}]},
+        {"ahead": [{"kind": "invert", "jobs": 10**5, "seconds": 1}]},
         {"ahead": [{"kind": "rest", "jobs": 1, "seconds": 1}]},
         {"ahead": [{"kind": "invert", "jobs": 1, "seconds": 1}] * 100},
     ],
@@ -42,3 +43,17 @@ def test_what_an_engine_is_at_is_read() -> None:
 def test_anything_else_is_no_event(other: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         read(**other)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "step", "labels": [0], "done": 1, "of": 0},
+        {"event": "epoch", "done": 10**9, "of": 10**9},
+        {"event": "prepared", "labels": 3, "names": ["a"], "images": 9},
+    ],
+    ids=str,
+)
+def test_counts_that_nobody_can_show_are_no_event(event: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        read_event(json.dumps(event).encode(), TASK)
