@@ -7,7 +7,8 @@ import pytest
 
 from app.core.families import Prior
 from worker.detection import selected
-from worker.detection.selected import Floats, Mask, selected_test
+from worker.detection.selected import selected_test
+from worker.detection.step_out import Floats, Mask
 
 LEVEL = 0.05
 PRIOR = Prior(deviation=0.1, weight=8.0)

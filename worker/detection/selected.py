@@ -16,12 +16,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.core.families import Prior
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from worker.detection.step_out import Floats, Mask, drawn_from, step_out
 
 MOST_STEPS = 12  # outliers looked for; a third of the searched labels where these are fewer
 SIMULATED = 4_000_000  # labels in all simulations together
@@ -50,7 +47,8 @@ def selected_test(
     controls, order_n = int(controls_n.sum()), np.argsort(~controls_n, kind="stable")
     reference = (np.zeros(len(log_norms_n)) if reference_n is None else reference_n)[order_n]
     excess_n, steps = log_norms_n[order_n] - reference, min(len(log_norms_n) // 3, controls - 2, MOST_STEPS)
-    seen_1S, removed_1S = _step_out(excess_n[None], controls, reference, prior, steps)
+    sample_n = np.arange(len(reference)) < controls
+    seen_1S, removed_1S = step_out(excess_n[None], reference, prior, steps, sample_n)
     told = _told(scores_n[order_n][:controls], excess_n[:controls])
     null_R = _null(told, controls, labels, tuple(reference.tolist()), prior, steps)
 
@@ -97,7 +95,7 @@ def _null(told: _Told, controls: int, labels: int, reference: tuple[float, ...],
     farthest, size = [], max(1, AT_ONCE // labels)
     for begun in range(0, simulations, size):
         excess_Rn = _clean(min(size, simulations - begun), told, controls, labels, reference_n, prior, random)
-        seen_RS, _ = _step_out(excess_Rn, controls, reference_n, prior, steps)
+        seen_RS, _ = step_out(excess_Rn, reference_n, prior, steps, np.arange(len(reference_n)) < controls)
         farthest.append(seen_RS.max(axis=1))
     return np.sort(np.concatenate(farthest))
 
@@ -125,48 +123,6 @@ def _clean(
         lowest_Rl = controls + np.argpartition(scores_Rk, low - 1, axis=1)[:, :low]
         lowest = random.permuted(np.take_along_axis(errors_RK, lowest_Rl, axis=1), axis=1)
         chosen_Rn = np.concatenate([chosen_Rn, lowest], axis=1)
-    scale_R1 = np.ones((simulations, 1))
-    if prior.weight:
-        scale_R1 = np.sqrt(prior.weight / random.chisquare(prior.weight, (simulations, 1)))
-    slopes_R1 = prior.slope_deviation * random.standard_normal((simulations, 1))
+    scale_R1, slopes_R1 = drawn_from(prior, simulations, random)
     chance_Rn: Floats = scale_R1 * (prior.deviation * chosen_Rn + slopes_R1 * reference_n)
     return chance_Rn
-
-
-def _step_out(
-    excess_Rn: Floats, controls: int, reference_n: Floats, prior: Prior, steps: int
-) -> tuple[Floats, NDArray[np.intp]]:
-    """Per row and step, how far out the label was that was removed, and which it was; each [R, S]."""
-    kept_Rn = np.ones(excess_Rn.shape, dtype=bool)
-    rows = np.arange(len(excess_Rn))
-    deviates, removed = [], []
-    for _ in range(steps):
-        deviates_Rn = _deviates(excess_Rn, kept_Rn, controls, reference_n, prior)
-        lowest_R = deviates_Rn.argmax(axis=1)
-        deviates.append(deviates_Rn[rows, lowest_R])
-        removed.append(lowest_R)
-        kept_Rn[rows, lowest_R] = False
-    return np.stack(deviates, axis=1), np.stack(removed, axis=1)
-
-
-def _deviates(excess_Rn: Floats, kept_Rn: Mask, controls: int, reference_n: Floats, prior: Prior) -> Floats:
-    """Of the labels that are kept, the distance from what the kept controls and the prior predict, in its deviations,
-    positive where a value is low; -inf for others. Of a control it is what the other ones predict.
-
-    (Cook & Weisberg 1982, "Residuals and Influence in Regression", sec. 2.2.1; the prior of the slope is one more
-    observation of it.)
-    """
-    weights_Rn = (kept_Rn & (np.arange(len(reference_n)) < controls)).astype(np.float64)
-    count_R1 = weights_Rn.sum(1, keepdims=True)
-    residuals_Rn = excess_Rn - (weights_Rn * excess_Rn).sum(1, keepdims=True) / count_R1
-    centred_Rn = reference_n - (weights_Rn * reference_n).sum(1, keepdims=True) / count_R1
-    known = (prior.deviation / prior.slope_deviation) ** 2
-    square_R1 = (weights_Rn * centred_Rn**2).sum(1, keepdims=True) + known
-    slope_R1 = (weights_Rn * centred_Rn * residuals_Rn).sum(1, keepdims=True) / square_R1
-    residuals_Rn = residuals_Rn - slope_R1 * centred_Rn
-    leverage_Rn = 1 / count_R1 + centred_Rn**2 / square_R1
-    free_Rn = np.where(weights_Rn > 0, 1 - leverage_Rn, 1 + leverage_Rn)
-    error_R1 = (weights_Rn * residuals_Rn**2).sum(1, keepdims=True) + known * slope_R1**2
-    error_Rn = prior.weight * prior.deviation**2 + error_R1 - weights_Rn * residuals_Rn**2 / free_Rn
-    variance_Rn = np.maximum(error_Rn / (prior.weight + count_R1 - 1 - weights_Rn), np.finfo(np.float64).tiny)
-    return np.where(kept_Rn, -residuals_Rn / np.sqrt(variance_Rn * free_Rn), -np.inf)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from app.core.families import Prior
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 MOST_STEPS = 12  # outliers looked for; a third of the labels where these are fewer
 SIMULATED = 200_000  # labels in all simulations together
@@ -51,7 +52,7 @@ def step_out_test(log_norms_K: Floats, prior: Prior, reference_K: Floats | None 
     steps = min(labels // 3, MOST_STEPS)
     reference = np.zeros(labels) if reference_K is None else reference_K
     lowest_SR, smallest_R = _null(tuple(reference.tolist()), prior, steps)
-    seen_1S, removed_1S = _step_out((log_norms_K - reference)[None], reference, prior, steps)
+    seen_1S, removed_1S = step_out((log_norms_K - reference)[None], reference, prior, steps)
     seen_S, removed_S = seen_1S[0], removed_1S[0]
 
     alone_S = _shares_at_least(lowest_SR, seen_1S)[0]
@@ -72,10 +73,7 @@ def _null(reference: tuple[float, ...], prior: Prior, steps: int) -> tuple[Float
     labels = len(reference_K)
     simulations = int(np.clip(SIMULATED // labels, FEWEST_SIMULATIONS, MOST_SIMULATIONS))
     random = np.random.default_rng(SEED)
-    scale_R1 = np.ones((simulations, 1))
-    if prior.weight:
-        scale_R1 = np.sqrt(prior.weight / random.chisquare(prior.weight, (simulations, 1)))
-    slopes_R1 = prior.slope_deviation * random.standard_normal((simulations, 1))
+    scale_R1, slopes_R1 = drawn_from(prior, simulations, random)
     errors_RK = prior.deviation * random.standard_normal((simulations, labels))
     chance_RK = scale_R1 * (errors_RK + slopes_R1 * reference_K)
     place_RK = random.permuted(np.tile(np.arange(labels), (simulations, 1)), axis=1)
@@ -83,7 +81,7 @@ def _null(reference: tuple[float, ...], prior: Prior, steps: int) -> tuple[Float
         [_deletion_deviates(chance_RK, place_RK >= step, reference_K, prior).max(axis=1) for step in range(steps)]
     )
     lowest_SR.sort(axis=1)
-    null_RS, _ = _step_out(chance_RK, reference_K, prior, steps)
+    null_RS, _ = step_out(chance_RK, reference_K, prior, steps)
     return lowest_SR, np.sort(_shares_at_least(lowest_SR, null_RS).min(axis=1))
 
 
@@ -94,16 +92,27 @@ def _shares_at_least(lowest_SR: Floats, deviates_NS: Floats) -> Floats:
     return (simulations - np.stack(below_SN, axis=1) + 1) / (simulations + 1)  # type: ignore[no-any-return]
 
 
-def _step_out(excess_RK: Floats, reference_K: Floats, prior: Prior, steps: int) -> tuple[Floats, NDArray[np.intp]]:
+def drawn_from(prior: Prior, simulations: int, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """Of clean networks, by what errors are larger than usual, and their slopes on the references; each [R, 1]."""
+    scale_R1 = np.ones((simulations, 1))
+    if prior.weight:
+        scale_R1 = np.sqrt(prior.weight / random.chisquare(prior.weight, (simulations, 1)))
+    return scale_R1, prior.slope_deviation * random.standard_normal((simulations, 1))
+
+
+def step_out(
+    excess_RK: Floats, reference_K: Floats, prior: Prior, steps: int, sample_K: Mask | None = None
+) -> tuple[Floats, NDArray[np.intp]]:
     """Per row and step, how far out the label was that was removed, and which it was; each [R, S].
 
-    `excess_RK` are log norms less those of the references.
+    `excess_RK` are log norms less those of the references, and `sample_K` the labels that are like all others; None:
+    each is.
     """
     kept_RK = np.ones(excess_RK.shape, dtype=bool)
     rows = np.arange(len(excess_RK))
     deviates, removed = [], []
     for _ in range(steps):
-        deviates_RK = _deletion_deviates(excess_RK, kept_RK, reference_K, prior)
+        deviates_RK = _deletion_deviates(excess_RK, kept_RK, reference_K, prior, sample_K)
         lowest_R = deviates_RK.argmax(axis=1)
         deviates.append(deviates_RK[rows, lowest_R])
         removed.append(lowest_R)
@@ -111,13 +120,16 @@ def _step_out(excess_RK: Floats, reference_K: Floats, prior: Prior, steps: int) 
     return np.stack(deviates, axis=1), np.stack(removed, axis=1)
 
 
-def _deletion_deviates(excess_RK: Floats, kept_RK: NDArray[np.bool_], reference_K: Floats, prior: Prior) -> Floats:
+def _deletion_deviates(
+    excess_RK: Floats, kept_RK: Mask, reference_K: Floats, prior: Prior, sample_K: Mask | None = None
+) -> Floats:
     """Externally studentised residuals of the labels that are kept, positive where a value is low; -inf for others.
 
-    Each is a label's distance from what all other kept labels and the prior predict for it (Cook & Weisberg 1982,
-    "Residuals and Influence in Regression", sec. 2.2.1; the prior of the slope is one more observation of it).
+    Each is a label's distance from what all other kept labels of the sample and the prior predict for it (Cook &
+    Weisberg 1982, "Residuals and Influence in Regression", sec. 2.2.1; the prior of the slope is one more observation
+    of it).
     """
-    weights_RK = kept_RK.astype(np.float64)
+    weights_RK = (kept_RK if sample_K is None else kept_RK & sample_K).astype(np.float64)
     count_R1 = weights_RK.sum(1, keepdims=True)
     residuals_RK = excess_RK - (weights_RK * excess_RK).sum(1, keepdims=True) / count_R1
     centred_RK = reference_K - (weights_RK * reference_K).sum(1, keepdims=True) / count_R1
@@ -125,8 +137,9 @@ def _deletion_deviates(excess_RK: Floats, kept_RK: NDArray[np.bool_], reference_
     square_R1 = (weights_RK * centred_RK**2).sum(1, keepdims=True) + known
     slope_R1 = (weights_RK * centred_RK * residuals_RK).sum(1, keepdims=True) / square_R1
     residuals_RK = residuals_RK - slope_R1 * centred_RK
-    free_RK = np.where(kept_RK, 1 - 1 / count_R1 - centred_RK**2 / square_R1, 1.0)
+    within_RK = 1 - 2 * weights_RK  # -1 of a label that the others' prediction has to do without, 1 of one beside them
+    free_RK = 1 + within_RK * (1 / count_R1) + within_RK * (centred_RK**2 / square_R1)
     error_R1 = (weights_RK * residuals_RK**2).sum(1, keepdims=True) + known * slope_R1**2
-    error_RK = prior.weight * prior.deviation**2 + error_R1 - residuals_RK**2 / free_RK
-    variance_RK = np.maximum(error_RK / (prior.weight + count_R1 - 2), np.finfo(np.float64).tiny)
+    error_RK = prior.weight * prior.deviation**2 + error_R1 - weights_RK * residuals_RK**2 / free_RK
+    variance_RK = np.maximum(error_RK / (prior.weight + count_R1 - 1 - weights_RK), np.finfo(np.float64).tiny)
     return np.where(kept_RK, -residuals_RK / np.sqrt(variance_RK * free_RK), -np.inf)

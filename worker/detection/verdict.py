@@ -31,8 +31,8 @@ from app.core.findings import (
     Verdict,
 )
 from worker.detection.outliers import anomaly_indices, flagged
-from worker.detection.selected import Mask, selected_test
-from worker.detection.step_out import Floats, step_out_test
+from worker.detection.selected import selected_test
+from worker.detection.step_out import Floats, Mask, step_out_test
 
 Column = Mapping[int, FamilyFinding]  # a family's findings, by label
 
