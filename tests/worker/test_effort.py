@@ -256,16 +256,16 @@ def test_what_is_done_between_two_pieces_is_told_of_too() -> None:
     assert (heard[-1].doing, heard[-1].seconds_left) == (Doing.TRY, 30.0)
 
 
-def test_nothing_is_expected_of_what_is_unplanned() -> None:
+def test_an_engine_that_loads_for_long_says_so_and_expects_nothing_of_it() -> None:
     hands = Hands()
     telling, heard = heard_by(hands)
-    for _ in range(2):  # tasks of one engine: the first one loads, and that says nothing of the next
-        telling.plan([effort.unplanned(Doing.LOAD)])
-        telling.turn()
-        hands.time += 60
+    for _ in range(3):
+        hands.time += TELL_SECONDS
         telling.beat()
-        assert heard[-1].seconds_left is None
-        telling.end()
+    assert heard == [Work(Doing.LOAD)] * 3
+    telling.plan([Piece(Doing.JUDGE, Kind("judge"), units=0.0)])
+    telling.turn()
+    assert heard[-1].seconds_left == 0.0 and telling.paces.of(effort.UNPLANNED) is None
 
 
 def test_every_network_that_is_asked_is_a_sign_of_life() -> None:

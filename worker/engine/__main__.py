@@ -22,10 +22,8 @@ import torch
 from app.core.errors import Problem, Refusal, refusing_full_disk
 from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
-from app.core.progress import Doing
 from models.classifier import ModelFailedError
 from worker.engine.confirm import confirm
-from worker.engine.effort import unplanned
 from worker.engine.first_pass import look_through
 from worker.engine.prepare import prepare
 from worker.engine.repair import repair
@@ -58,8 +56,6 @@ def answer(bench: Workbench, task: Task) -> dict[str, Any]:
     try:
         torch.set_num_threads(_threads(bench, task))
         with refusing_full_disk(bench.directory.root), bench.telling.hearing_networks():
-            bench.telling.plan([unplanned(Doing.LOAD)])
-            bench.telling.turn()
             WORK[task.kind](bench, task)
     except Refusal as refusal:
         return {"event": "refused", "problem": refusal.problem.to_json()}

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from app.core.progress import Ahead, Work
-from worker.engine.effort import UNPLANNED, Later, Paces, Piece
+from app.core.progress import Ahead, Doing, Work
+from worker.engine.effort import UNPLANNED, Later, Paces, Piece, unplanned
 
 TELL_SECONDS = 1.0  # between two words about the same
 
@@ -27,9 +27,9 @@ class Telling:
         self._emit, self._now = emit, now
         self._left: list[Piece] = []
         self._later: Sequence[Later] = ()
-        self._piece: Piece | None = None
+        self._piece: Piece | None = unplanned(Doing.LOAD)  # until the first task plans something
         self._step, self._since = 0, now()
-        self._told_at = float("-inf")
+        self._told_at = now()
 
     def plan(self, pieces: Sequence[Piece], later: Sequence[Later] = ()) -> None:
         """What is left of this task from here on, and what comes after it."""
