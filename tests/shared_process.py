@@ -54,13 +54,13 @@ class EngineInThisProcess:
 @contextmanager
 def sharing_process() -> Iterator[None]:
     """Engines that are started within run in this process, and leave it as they found it."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "_Engine", EngineInThisProcess)
         yield
     torch.set_flush_denormal(False)  # hypothesis draws denormal numbers, too
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+    torch.set_deterministic_debug_mode(deterministic)
 
 
 def run_job_here(directory: JobDirectory) -> list[Event]:

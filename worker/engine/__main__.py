@@ -24,6 +24,7 @@ from app.core.jobs import JobDirectory
 from app.core.plan import JobKind, Task
 from models.classifier import ModelFailedError
 from worker.engine.confirm import confirm
+from worker.engine.eager import run_eagerly
 from worker.engine.first_pass import look_through
 from worker.engine.prepare import prepare
 from worker.engine.repair import repair
@@ -89,6 +90,7 @@ def main() -> NoReturn:
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds")
     arguments = parser.parse_args()
     limits.lower()
+    run_eagerly()
     tasks: Queue[Task] = Queue()
     threading.Thread(target=_receive, args=(arguments.control, tasks), daemon=True).start()
     progress = os.fdopen(arguments.progress, "w", buffering=1)
