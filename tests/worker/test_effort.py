@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -85,10 +86,10 @@ class Told:
     def at(self, time: float) -> JobProgress:
         if time < self.begun:
             return JobProgress(self.kind, JobState.READY, "cpu", self.labels)
-        heard = [work for when, work in self.words if self.begun + when <= time]
+        heard = bisect_right(self.words, time - self.begun, key=lambda word: word[0])
         state = JobState.DONE if time >= self.begun + self.seconds else JobState.RUNNING
         worked = min(time - self.begun, self.seconds)
-        return JobProgress(self.kind, state, "cpu", self.labels, worked, heard[-1] if heard else None)
+        return JobProgress(self.kind, state, "cpu", self.labels, worked, self.words[heard - 1][1] if heard else None)
 
 
 class Lane:

@@ -84,21 +84,24 @@ class Paces:
     def __init__(self) -> None:
         self._tried: dict[Kind, tuple[float, float]] = {}  # seconds, units
         self._done: dict[Kind, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        self._drift = 1.0  # how many times as long as where they were tried the searches have taken so far
 
     def expect(self, kind: Kind, seconds: float, units: float) -> None:
         """So many units took so long where they were tried."""
         self._tried[kind] = TRIED * seconds, TRIED * units
+        self._drift = self._drifted()
 
     def measured(self, kind: Kind, seconds: float, units: float) -> None:
         """So many units more took so long."""
         before = self._done[kind]
         self._done[kind] = before[0] + seconds, before[1] + units
+        self._drift = self._drifted()
 
     def of(self, kind: Kind) -> float | None:
         """Seconds of a unit; None where it was neither tried nor done."""
         done, tried = self._done[kind], self._tried.get(kind, (0.0, 0.0))
         units = done[1] + tried[1]
-        return (done[0] + self._drift() * tried[0]) / units if units else None
+        return (done[0] + self._drift * tried[0]) / units if units else None
 
     def seconds(self, pieces: Iterable[Piece]) -> float | None:
         """Those of all of these pieces, where each is of a kind that is known."""
@@ -110,12 +113,10 @@ class Paces:
             total += piece.units * pace
         return total
 
-    def _drift(self) -> float:
-        """How many times as long as where they were tried the searches have taken so far."""
-        searches = {kind: tried for kind, tried in self._tried.items() if kind.act == "search"}
-        tried = [(kind, seconds / units) for kind, (seconds, units) in searches.items()]
-        expected = sum(self._done[kind][1] * pace for kind, pace in tried)
-        taken = sum(self._done[kind][0] for kind, _ in tried)
+    def _drifted(self) -> float:
+        searches = [(kind, *tried) for kind, tried in self._tried.items() if kind.act == "search"]
+        expected = sum(self._done[kind][1] * seconds / units for kind, seconds, units in searches)
+        taken = sum(self._done[kind][0] for kind, _, _ in searches)
         return taken / expected if expected and taken else 1.0
 
 
