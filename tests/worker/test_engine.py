@@ -46,8 +46,8 @@ from tests.toys import (
 )
 from worker.detection import students
 from worker.detection.inversion import HALVINGS
-from worker.detection.students import STEPS
-from worker.engine import prepare, telling
+from worker.engine import prepare
+from worker.engine.telling import Telling
 from worker.launch import GRACE_SECONDS, EngineCrashError, ScanSession
 from worker.sandbox.events import Event
 
@@ -343,6 +343,7 @@ def test_students_that_learned_too_little_are_not_asked_and_the_report_says_so(t
 
 
 MISSING = 5
+STUDENTS_STEPS = 150  # they learn a toy soon
 
 
 def without(label: int, bundle: Path) -> None:
@@ -356,7 +357,7 @@ def without(label: int, bundle: Path) -> None:
 def test_a_class_that_the_bundle_lacks_is_read_alone_and_what_a_repair_does_to_it_is_said_to_be_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(students, "STEPS", 150)
+    monkeypatch.setattr(students, "STEPS", STUDENTS_STEPS)
     few = {"steps": 60, "success_level": 0.95}
     config = replace(
         PRESETS["standard"],
@@ -405,10 +406,10 @@ def test_a_search_that_comes_to_no_number_leaves_none_where_it_is_made(tmp_path:
 
 
 @pytest.fixture(scope="module")
-def of_every_family(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobDirectory, list[Event]]:
+def of_every_family(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobDirectory, list[Event], Counter[str]]:
     """`standard` on a toy with a veil, with fewer steps: students, p-values, and a repair of what accuses.
 
-    Every sign of life is told, not one a second.
+    The signs of life that it gave are counted, of which one a second is told.
     """
     few = {"steps": 60, "success_level": 0.95}
     config = replace(
@@ -420,15 +421,24 @@ def of_every_family(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobDirect
     )
     root = tmp_path_factory.mktemp("families") / "job"
     directory = place_job(root, ToyNet(8, planted=2), {"labels": 8}, config=config, repair=True)
+    signs: Counter[str] = Counter()
+    beat = Telling.beat
+
+    def counted(telling: Telling) -> None:
+        if telling._piece is not None:
+            signs[telling._piece.doing] += 1
+        beat(telling)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(telling, "TELL_SECONDS", 0.0)
-        return directory, run_job_here(directory)
+        patch.setattr(Telling, "beat", counted)
+        patch.setattr(students, "STEPS", STUDENTS_STEPS)
+        return directory, run_job_here(directory), signs
 
 
 def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
-    of_every_family: tuple[JobDirectory, list[Event]],
+    of_every_family: tuple[JobDirectory, list[Event], Counter[str]],
 ) -> None:
-    directory, events = of_every_family
+    directory, events, _ = of_every_family
     families = ["dynamic", "static", "warp"]
     decision, document = directory.read_decision(round=1), directory.read_report()
     assert decision is not None and document is not None
@@ -459,20 +469,19 @@ def test_every_family_of_a_preset_is_searched_and_the_one_that_accuses_is_named(
 
 
 def test_every_long_loop_of_a_scan_tells_that_it_lives_and_what_it_is_at(
-    of_every_family: tuple[JobDirectory, list[Event]],
+    of_every_family: tuple[JobDirectory, list[Event], Counter[str]],
 ) -> None:
     """By count: each step, each reading and each batch of images that a network is shown."""
-    directory, events = of_every_family
+    directory, events, signs = of_every_family
     decision = directory.read_decision()
     assert decision is not None
     doubted = sum(len(finding.families_in_doubt) for finding in decision.labels)
-    told = Counter(event["doing"] for event in events if event["event"] == "work")
     searches, blocks = 3, 3  # families, of labels
     readings = 1 + HALVINGS
     least = {
         "understand": 20,  # calls of the model
         "try": 2 * (searches + 2),
-        "students": STEPS,
+        "students": STUDENTS_STEPS,
         "search": 60 * searches * blocks,
         "read": readings * searches * blocks + 8 * searches,
         "search_students": 60 * 2 * blocks,
@@ -485,7 +494,7 @@ def test_every_long_loop_of_a_scan_tells_that_it_lives_and_what_it_is_at(
         "search_afresh": 60,
         "read_afresh": readings,
     }
-    assert {doing: count for doing, count in least.items() if told[doing] < count} == {}
+    assert {doing: count for doing, count in least.items() if signs[doing] < count} == {}
     known = [event["seconds_left"] is not None for event in events if event["event"] == "work"]
     assert all(known[known.index(True) :]), "once a search was tried"
     ahead = [later["kind"] for later in next(e for e in events if e.get("doing") == "students")["ahead"]]
