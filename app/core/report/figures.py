@@ -54,7 +54,7 @@ def png_bytes(strip: TriggerStrip) -> bytes:
     entries = PngImagePlugin.PngInfo()
     entries.add_text(AMPLIFICATION_KEY, repr(strip.amplification))
     buffer = io.BytesIO()
-    strip.image.save(buffer, format="PNG", pnginfo=entries, optimize=True)
+    strip.image.save(buffer, format="PNG", pnginfo=entries)
     return buffer.getvalue()
 
 
