@@ -332,18 +332,18 @@ def test_probing_leaves_the_random_numbers_of_others_and_the_suspect_as_they_are
 
 # The benign corpus
 
-QUICK = [pytest.param(case, id=case.name) for case in (*small(), *older_archives())]
-LARGE = [pytest.param(case, id=case.name, marks=pytest.mark.slow) for case in large_scripts()]
+QUICK = [pytest.param(case, 40, id=case.name) for case in (*small(), *older_archives())]
+LARGE = [pytest.param(case, 12, id=case.name, marks=pytest.mark.slow) for case in large_scripts()]
 
 
-@pytest.mark.parametrize("case", [*QUICK, *LARGE])
+@pytest.mark.parametrize(("case", "most"), [*QUICK, *LARGE])
 def test_honest_archives_agree_with_themselves(
-    case: BenignCase | OlderArchive, monkeypatch: pytest.MonkeyPatch
+    case: BenignCase | OlderArchive, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(circumstances, "CALLS", 5)
     example = case.example().float()
-    more = torch.rand((12, *example.shape[1:]), generator=torch.Generator().manual_seed(3))
-    found = probed(case.path(), torch.cat([example, more]), most=40)
+    more = torch.rand((most // 3, *example.shape[1:]), generator=torch.Generator().manual_seed(3))
+    found = probed(case.path(), torch.cat([example, more]), most)
     assert disagreeing(found) == ({"batch_size", "neighbours"} if case.name.startswith(BATCH_STATISTICS) else set())
     # An untrained net leads by little, and each kind of processor adds in an order of its own.
     assert all(0 <= (f.difference or 0) < TOLERANCE / 4 for f in found.values() if not f.disagrees)
