@@ -74,6 +74,7 @@ def test_of_many_labels_the_page_says_how_many_were_searched_in_full_and_why() -
     )
     searched = tuple(CLEAN.labels[label] for label in selection.labels)
     words = words_of(report_html(document(replace(CLEAN, labels=searched, selection=selection)), {}))
+    assert "median of those searched in full" in words
     assert "Labels searched in full6 of 10: those that a first pass over all found easiest to reach" in words
     assert words.count("first pass only") == 1 + 4 and "Looked at in a first pass only" in words  # and of each label
     assert "Labels searched in full" not in words_of(report_html(document(CLEAN), {}))
