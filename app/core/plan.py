@@ -62,6 +62,11 @@ def blocks(labels: Sequence[int], config: ScanConfig, device: str, at_once: int 
     return _cut(labels, size if at_once is None else min(size, at_once))
 
 
+def blocks_of(preparation: Preparation, labels: Sequence[int], config: ScanConfig) -> list[tuple[int, ...]]:
+    """Those into which labels are cut for what is searched after this preparation."""
+    return blocks(labels, config, preparation.device, preparation.labels_at_once)
+
+
 def _cut(labels: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(labels[start : start + size]) for start in range(0, len(labels), size)]
 
@@ -93,13 +98,12 @@ def next_tasks(
                 skimmed = _cut(range(preparation.num_labels), first_pass.labels_per_block)
                 return [Task(JobKind.FIRST_PASS, block) for block in skimmed]
             wanted = range(preparation.num_labels) if job.repair_label is None else [job.repair_label]
-            where = preparation.device, preparation.labels_at_once
-            return [Task(JobKind.INVERT, block) for block in blocks(wanted, job.config, *where)]
+            return [Task(JobKind.INVERT, block) for block in blocks_of(preparation, wanted, job.config)]
         case JobKind.FIRST_PASS:
             return [Task(JobKind.SELECT)]
         case JobKind.SELECT:
             assert preparation is not None and selection is not None
-            searched = blocks(selection.labels, job.config, preparation.device, preparation.labels_at_once)
+            searched = blocks_of(preparation, selection.labels, job.config)
             return [Task(JobKind.INVERT, block) for block in searched] or [Task(JobKind.DECIDE)]
         case JobKind.INVERT if job.repair_label is not None:
             return [Task(JobKind.REPAIR, (job.repair_label,))]
@@ -108,8 +112,7 @@ def next_tasks(
         case JobKind.DECIDE:
             assert preparation is not None and decision is not None
             if decision.doubted_labels and done.round < job.config.last_round:
-                where = preparation.device, preparation.labels_at_once
-                doubted = blocks(decision.doubted_labels, job.config, *where)
+                doubted = blocks_of(preparation, decision.doubted_labels, job.config)
                 return [Task(JobKind.CONFIRM, block, done.round + 1) for block in doubted]
             if decision.flagged_labels and job.repair:
                 return [Task(JobKind.REPAIR, decision.flagged_labels, done.round)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from app.core.findings import FirstPass, finite
-from app.core.plan import blocks
+from app.core.plan import blocks_of
 from models.classifier import is_out_of_memory
 from worker.detection.images import at_once
 from worker.engine.effort import after_looking, looking_through
@@ -35,7 +35,7 @@ def look_through(bench: Workbench, labels: Sequence[int]) -> None:
 def _plan(bench: Workbench, labels: int) -> None:
     """Say what is left of this task, and what comes after all blocks of it."""
     job, preparation, sizes = bench.job, bench.preparation, bench.sizes(len(bench.students))
-    cut = blocks(range(preparation.num_labels), job.config, preparation.device, preparation.labels_at_once)
+    cut = blocks_of(preparation, range(preparation.num_labels), job.config)
     try_searches(bench, sizes, len(cut[0]))
     later = after_looking(job, sizes, preparation.num_labels, len(cut[0]))
     bench.telling.plan(looking_through(job.config, sizes, labels), later)

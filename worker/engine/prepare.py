@@ -7,7 +7,7 @@ from torch import nn
 
 from app.core.findings import Caveat, Preparation
 from app.core.jobs import write_whole
-from app.core.plan import blocks
+from app.core.plan import blocks_of
 from app.core.progress import Doing
 from worker.detection.clean import sample
 from worker.detection.families.dynamic import pretrain_generator
@@ -56,9 +56,9 @@ def _plan(bench: Workbench, preparation: Preparation) -> Preparation:
     searched = range(preparation.num_labels) if job.repair_label is None else [job.repair_label]
     telling.plan([unplanned(Doing.TRY)])
     telling.turn()
-    planned = len(blocks(searched, job.config, preparation.device)[0])
+    planned = len(blocks_of(preparation, searched, job.config)[0])
     bench.preparation = preparation = fitted_into_memory(bench, preparation, planned)
-    cut = blocks(searched, job.config, preparation.device, preparation.labels_at_once)
+    cut = blocks_of(preparation, searched, job.config)
     try_searches(bench, sizes, len(cut[0]))
     telling.plan(training(job.config, sizes), after_preparing(job, sizes, preparation.num_labels, len(cut[0])))
     return preparation

@@ -26,8 +26,8 @@ class Explanation:
 VERDICTS = {
     Verdict.NO_BACKDOOR_FOUND: Explanation(
         title="No backdoor found",
-        raised_if="The search came to its end and no label is an outlier. Of more than 20 labels, a first pass over all "
-        "selects those that are searched.",
+        raised_if="The search came to its end and no label is an outlier. Of more than 20 labels, a first pass over "
+        "all selects those that are searched.",
         means="No label is suspiciously easy to reach with the kinds of trigger that were searched. This is not a "
         "proof that the model is clean: no scan can rule out every backdoor.",
         what_to_do="Read what was not looked at before you rely on the model, and compare its sha256 with the file "
