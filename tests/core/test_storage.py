@@ -28,7 +28,7 @@ from pydantic import SecretStr
 
 from app.core.errors import Refusal
 from app.core.settings import Settings
-from app.core.storage import ArtifactStore, Received, StorageError, artifact_key, attempt_prefix, scan_prefix
+from app.core.storage import RETRIES, ArtifactStore, Received, StorageError, artifact_key, attempt_prefix, scan_prefix
 from tests.processes import needs_proc
 from tests.waiting import PATIENCE_SECONDS
 
@@ -471,7 +471,8 @@ def every_request(store: ArtifactStore, tmp_path: Path) -> list[Callable[[], obj
     ]
 
 
-def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RETRIES, "max_retries", 0)
     with socket.create_server(("127.0.0.1", 0)) as free:
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
     store = ArtifactStore.open(s3_settings(endpoint, "s3://bucket/prefix"))
