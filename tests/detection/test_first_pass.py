@@ -28,6 +28,7 @@ def clean() -> CleanImages:
 
 
 def scores(net: nn.Module, clean: CleanImages, family: str, labels: list[int]) -> list[float]:
+    torch.manual_seed(0)  # whatever is looked at begins with the same generator
     generator = TriggerGenerator(1, 4, 2, "residual")
     beginning = Beginning(SHAPE, generator, clean.perceptual, SEARCHES[family])
     net = net.eval().requires_grad_(False)
@@ -44,7 +45,7 @@ def test_a_planted_label_is_the_easiest(family: str, clean: CleanImages) -> None
 def test_a_label_has_the_same_score_whatever_is_looked_at_beside_it(family: str, clean: CleanImages) -> None:
     net = ToyNet(planted=2)
     together, alone = scores(net, clean, family, list(range(LABELS))), scores(net, clean, family, [4])
-    assert together[4] == pytest.approx(alone[0], abs=0.15)  # Adam makes much of the last digits of a generator
+    assert together[4] == pytest.approx(alone[0], abs=1e-3)
 
 
 def test_how_far_images_of_the_label_itself_come_does_not_count(clean: CleanImages) -> None:
