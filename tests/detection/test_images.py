@@ -69,6 +69,14 @@ def test_the_larger_images_are_the_fewer_are_shown_together() -> None:
     assert at_once(torch.empty(1, 3, 4_000, 4_000, device="meta")) == 1 == at_once(torch.empty(3, 1_000, 1_000))
 
 
+def test_where_memory_is_short_so_many_images_are_shown_together_and_of_parts_no_more() -> None:
+    images = as_source(toy_images(6))
+    few = images.at_most(5)
+    assert at_once(few) == at_once(few.subset(torch.arange(8))) == 5 < at_once(images) == at_once(few.at_most(None))
+    large = Images(torch.zeros(1, 1_000, 1_000, 1, dtype=torch.uint8), torch.device("cpu"))
+    assert at_once(large.at_most(100)) == at_once(large) == 2
+
+
 def searched(images: Images, perceptual: PerceptualDistance, family: str, seen: list[int]) -> list[Inversion]:
     clean = CleanImages(images, toy_labels(6), perceptual)
     suspect = Classifier(ToyNet(planted=2), plain_spec()).requires_grad_(False)

@@ -1,6 +1,7 @@
 """A search that does not fit into memory: its block is halved as often as it must be, and the findings say so."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.processes import own_world
 from tests.toys import QUICK, ToyNet, all_of, place_job
 from worker import steps
 from worker.detection.clean import CleanImages
+from worker.detection.images import at_once
 from worker.detection.inversion import invert_triggers
 from worker.detection.repairing.base import is_too_costly
 from worker.engine import trying, workbench
@@ -145,6 +147,11 @@ def test_where_memory_is_short_less_is_shown_and_searched_together_and_else_noth
         norms, before = ([f.families[0].norm for f in of.directory.read_findings()] for of in (short, bench))
         assert norms == (before if images is None else pytest.approx(before, rel=1e-3))
         assert all(finding.halved is (labels is not None) for finding in directory.read_findings())
+        seen: list[int] = []
+        short.classifier.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(len(given[0])))
+        short.job = replace(short.job, config=replace(short.job.config, repair=RepairConfig(epochs=1)))
+        repair(short, [2])
+        assert max(seen) <= (found.images_at_once or at_once(short.images))
 
 
 def test_a_label_that_does_not_fit_by_itself_is_a_reason_for_no_verdict(

@@ -44,7 +44,7 @@ def easiness(
     targets_T1 = torch.tensor(targets, device=device)[:, None]
     counts_TN = (labels_N != targets_T1).float()
     weights_TN = counts_TN / counts_TN.sum(1, keepdim=True).clamp_min(1)
-    parts = torch.arange(len(picked_N), device=device).split(max(1, at_once(images_NCHW) // len(targets)))
+    parts = torch.arange(len(picked_N), device=device).split(max(1, at_once(clean.images) // len(targets)))
 
     def shown(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Some of the images, once for each label; the same with the triggers; and what is said of those."""

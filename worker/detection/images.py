@@ -3,7 +3,8 @@
     N images   n of them   C channels   H, W pixels
 
 Ten thousand images then take the memory of their bytes and of one batch. How large a batch may be is a matter of
-bytes, too: what a network keeps of an image grows as the image does. Files are not known here.
+bytes, too: what a network keeps of an image grows as the image does. Where memory is short, the images themselves know
+that fewer of them are shown. Files are not known here.
 """
 
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Images:
         self._pictures_NHWC = pictures_NHWC.to(device) if fits else pictures_NHWC
         self._places_N = torch.arange(len(pictures_NHWC), device=self._pictures_NHWC.device)
         self.device = device
+        self.most_at_once: int | None = None  # that a network is shown together, where memory is short
 
     def __len__(self) -> int:
         return len(self._places_N)
@@ -58,11 +60,18 @@ class Images:
         some._places_N = self._places_N[picked.to(self._places_N.device)]
         return some
 
+    def at_most(self, most: int | None) -> Self:
+        """The same, of which a network is shown no more than so many together; None: as many as usual."""
+        same = copy(self)
+        same.most_at_once = most
+        return same
+
 
 def at_once(images: Images | Tensor) -> int:
-    """How many images of this size a network is shown together, at most."""
+    """How many of these images, or of any of their size, a network is shown together, at most."""
     most = ON_CPU if images.device.type == "cpu" else ON_GPU
-    return max(1, most // (4 * images.shape[-3:].numel()))
+    usual = max(1, most // (4 * images.shape[-3:].numel()))
+    return min(usual, images.most_at_once or usual) if isinstance(images, Images) else usual
 
 
 def _sent(numbers: Tensor, device: torch.device) -> Tensor:

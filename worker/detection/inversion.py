@@ -64,20 +64,18 @@ def invert_triggers(
     on_step: Callable[[int], None] = lambda step: None,
     out_of_time: Callable[[], bool] = lambda: False,
     on_reading: Callable[[int], None] = lambda reading: None,
-    most_at_once: int | None = None,
 ) -> list[Inversion]:
     """Invert the trigger of each target label: minimise eq. (4) over images whose label is not the target.
 
     Norms and attack success are those on the images that are held out. `triggers` are where the search starts, and are
     changed. `on_step` hears the number of finished steps, `on_reading` that of finished readings, from 0; when
-    `out_of_time` says so, the search stops where it is and its inversions are marked as truncated. Where memory is
-    short, no more than `most_at_once` images are shown together. Raises ValueError for a target without images of other
-    labels.
+    `out_of_time` says so, the search stops where it is and its inversions are marked as truncated. Raises ValueError
+    for a target without images of other labels.
     """
     others = [clean.others(target).cpu() for target in targets]
     size = max(1, min(config.batch_size, clean.fewest_others))  # the same for every label of a scan
     batches = [batches_of(i, size, random_numbers(seed, t)) for t, i in zip(targets, others, strict=True)]
-    device, together = clean.images.device, of_each_at_once(clean.images, len(targets), most_at_once)
+    device, together = clean.images.device, of_each_at_once(clean.images, len(targets))
     targets_T1 = torch.tensor(targets, device=device)[:, None]
     weights = _Weights(len(targets), config, device)
     optimizer = adam(triggers.requires_grad_(True).parameters(), config.learning_rate, betas=config.betas)
@@ -157,10 +155,9 @@ def _without_nan(gradient: Tensor) -> Tensor:
     return gradient.nan_to_num(0, 0, 0)
 
 
-def of_each_at_once(images: Images, labels: int, most: int | None = None) -> int:
+def of_each_at_once(images: Images, labels: int) -> int:
     """How many images of each label the suspect is shown together: memory does not grow with what they have to tell."""
-    usual = at_once(images)
-    return max(1, min(usual, usual if most is None else most) // labels)
+    return max(1, at_once(images) // labels)
 
 
 class _Weights:

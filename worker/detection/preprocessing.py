@@ -38,7 +38,7 @@ CONVENTIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, 
 BLUE_FIRST = ", blue first (BGR)"
 RARE = ("bytes [0, 255]", "bytes less the ImageNet mean")  # and whatever takes blue first
 NATS = 3.0  # of evidence in all images together, below which two conventions are equals
-AT_ONCE = 50  # images that are shown together, where they are small
+FITTED_AT_ONCE = 50  # images that are shown together, where they are small
 FIRST_LOOK = 16  # images, after which hopeless conventions are dropped
 MOST_HOPEFUL = 3
 HOTTEST = 12.0  # the largest logarithm of a temperature, or of its inverse
@@ -132,11 +132,16 @@ def _check_units(mean: tuple[float, ...], std: tuple[float, ...], low_high: tupl
         )
 
 
+def fitted_at_once(images: Images | Tensor) -> int:
+    """How many of these images are shown together to see what the suspect answers."""
+    return min(FITTED_AT_ONCE, at_once(images))
+
+
 def fit(module: nn.Module, images: Images | Tensor, spec: InputSpec, name: str) -> Fit:
     """What the suspect answers under one spec. Raises Refusal."""
     classifier = Classifier(module, spec).to(images.device)
     with torch.no_grad():
-        inputs = (match_channels(part, spec.channels) for part in images.split(min(AT_ONCE, at_once(images))))
+        inputs = (match_channels(part, spec.channels) for part in images.split(fitted_at_once(images)))
         raw_NK = torch.cat([probe_scores(module, classifier.normalised(part)) for part in inputs])
         output = recognise_output(raw_NK)
         return Fit(name, spec, output, as_logits(raw_NK, output).float())

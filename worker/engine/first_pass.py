@@ -44,7 +44,7 @@ def _plan(bench: Workbench, labels: int) -> None:
 def _scores(bench: Workbench, family: str, labels: Sequence[int]) -> list[float | None]:
     """Of each label: as many together as a search takes, each half by itself where that is too much for the memory
     still, and none of one that is too much alone."""
-    most = min(bench.preparation.labels_at_once or len(labels), at_once(bench.images))
+    most = min(bench.preparation.labels_at_once or len(labels), at_once(bench.clean.images))
     if len(labels) > most:
         parts = [labels[begin : begin + most] for begin in range(0, len(labels), most)]
         return [score for part in parts for score in _scores(bench, family, part)]

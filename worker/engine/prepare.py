@@ -52,13 +52,13 @@ def prepare(bench: Workbench) -> None:
 
 def _plan(bench: Workbench, preparation: Preparation) -> Preparation:
     """Try what a search takes, and say what is left of this task and what comes after it; what fits into memory."""
-    job, telling, sizes = bench.job, bench.telling, bench.sizes(bench.job.config.students)
+    job, telling = bench.job, bench.telling
     searched = range(preparation.num_labels) if job.repair_label is None else [job.repair_label]
     telling.plan([unplanned(Doing.TRY)])
     telling.turn()
     planned = len(blocks_of(preparation, searched, job.config)[0])
     bench.preparation = preparation = fitted_into_memory(bench, preparation, planned)
-    cut = blocks_of(preparation, searched, job.config)
+    cut, sizes = blocks_of(preparation, searched, job.config), bench.sizes(job.config.students)
     try_searches(bench, sizes, len(cut[0]))
     telling.plan(training(job.config, sizes), after_preparing(job, sizes, preparation.num_labels, len(cut[0])))
     return preparation

@@ -211,7 +211,7 @@ def _case(bench: Workbench, triggers: Found, decision: Decision | None, before: 
         bench.classifier,
         lambda: _loaded(bench, bench.directory.model),
         list(_by_both(triggers).values()),
-        bench.images.subset(seen),
+        bench.shown(seen),
         bench.labels_N[seen],
         config,
         bench.job.config.seed,
@@ -353,4 +353,4 @@ def _right(bench: Workbench, classifier: nn.Module) -> Tensor:
 
 def _accept(bench: Workbench) -> Known:
     """The images that judge a repair."""
-    return Known(bench.images.subset(bench.roles.accept), bench.labels_N[bench.roles.accept])
+    return Known(bench.shown(bench.roles.accept), bench.labels_N[bench.roles.accept])

@@ -77,8 +77,8 @@ def _search(bench: Workbench, labels: Sequence[int], halved: bool, most_at_once:
         middle = len(labels) // 2
         halves = labels[:middle], labels[middle:]
         largest = max(search.batch_size for search in bench.job.config.searches.values())
-        most = most_at_once or bench.preparation.images_at_once
-        of_each = min(largest, of_each_at_once(bench.images, len(labels), most))
+        shown = bench.clean.images if most_at_once is None else bench.clean.images.at_most(most_at_once)
+        of_each = min(largest, of_each_at_once(shown, len(labels)))
         for number, half in enumerate(halves):
             plan(bench, halves[number:])
             _search(bench, half, halved=True, most_at_once=of_each * len(half))

@@ -92,10 +92,10 @@ def try_searches(bench: Workbench, sizes: Sizes, labels: int) -> None:
     paces, searches = bench.telling.paces, bench.job.config.searches
     if paces.of(Kind("judge")) is not None:
         return
-    suspect, most = [], bench.preparation.images_at_once
+    suspect = []
     with torch.random.fork_rng():
         for family, search in searches.items():
-            size = min(search.batch_size, sizes.searched_on, of_each_at_once(bench.images, labels, most))
+            size = min(search.batch_size, sizes.searched_on, of_each_at_once(bench.clean.images, labels))
             for network in _networks(bench, family, sizes.students):
                 on_student = network is not bench.classifier
                 step = partial(_step, bench, network, family, labels)

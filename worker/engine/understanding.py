@@ -35,13 +35,13 @@ from worker.detection.images import at_once
 from worker.detection.inversion import READ_AT_ONCE
 from worker.detection.metrics import BATCH, predictions, wilson_interval
 from worker.detection.preprocessing import (
-    AT_ONCE,
     BLUE_FIRST,
     Fit,
     blue_first,
     choose,
     continued,
     fit,
+    fitted_at_once,
     given_spec,
     shown_fits,
     try_conventions,
@@ -258,7 +258,7 @@ class _Meeting:
         picked = torch.linspace(0, len(images) - 1, most - most % min(manner.at_once or 1, most)).round().long()
         classifier = Classifier(Scorer(deepcopy(never_called), manner), judged.spec, judged.output).to(images.device)
         with torch.random.fork_rng():  # of a suspect that draws random numbers
-            found = distances(classifier, images.subset(picked).split(manner.at_once or min(AT_ONCE, at_once(images))))
+            found = distances(classifier, images.subset(picked).split(manner.at_once or fitted_at_once(images)))
         return graded(found, judged.confidence, accuracy, len(picked), self.declared.expected_accuracy)
 
     def doubts(

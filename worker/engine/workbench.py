@@ -5,7 +5,7 @@ Loaded once per engine and kept between tasks; a resumed engine loads the same f
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -146,7 +146,11 @@ class Workbench:
         return picked[sample(self.labels_N[picked], most)]
 
     def _clean(self, picked: Tensor) -> CleanImages:
-        return CleanImages(self.images.subset(picked), self.labels_N[picked], self.perceptual)
+        return CleanImages(self.shown(picked), self.labels_N[picked], self.perceptual)
+
+    def shown(self, picked: Tensor) -> Images:
+        """The images with these indices, or for which a mask is true, as many together as prepare found to fit."""
+        return self.images.subset(picked).at_most(self.preparation.images_at_once)
 
     def load_suspect(self, path: Path) -> Suspect:
         """A model on the device of the job."""
@@ -208,8 +212,8 @@ class Workbench:
     ) -> list[Inversion]:
         """Search triggers of one family that lead the suspect, or another network, to these labels.
 
-        These are two pieces of what the task has planned: the search, and the reading of what it found. No more than
-        `most_at_once` images are shown together, or than fit into memory as far as that is known.
+        These are two pieces of what the task has planned: the search, and the reading of what it found. Where memory
+        was too short for it before, no more than `most_at_once` images are shown together.
         """
         telling = self.telling
 
@@ -219,6 +223,8 @@ class Workbench:
 
         telling.turn()
         searched_on, read_on = self.swapped if round else (self.clean, self.held_out)
+        if most_at_once is not None:
+            searched_on = replace(searched_on, images=searched_on.images.at_most(most_at_once))
         return invert_triggers(
             network,
             searched_on,
@@ -230,7 +236,6 @@ class Workbench:
             step,
             self.out_of_time,
             telling.follow,
-            most_at_once or self.preparation.images_at_once,
         )
 
     def look_through(self, family: str, labels: Sequence[int]) -> list[float]:
