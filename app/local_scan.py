@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from app.core.clock import MACHINE, Clock
 from app.core.errors import Refusal, disk_full, is_disk_full
-from app.core.findings import Preparation, Reason, RepairReport, RepairStatus, Unrepaired, Verdict
+from app.core.findings import Reason, RepairReport, RepairStatus, Unrepaired, Verdict
 from app.core.intake.archive import check_torchscript_archive
 from app.core.intake.members import check_is_file, unreadable
 from app.core.jobs import STATEMENT, WEIGHTS, JobDirectory, ScanJob, sha256_of, write_whole
 from app.core.plan import FIRST, JobKind, next_tasks
 from app.core.report.document import check_document
 from app.course import Course
-from worker.lanes import lanes_that_fit, run_side_by_side
+from worker.lanes import lanes_for, run_side_by_side
 from worker.launch import ScanSession
 from worker.sandbox.events import Event
 from worker.sandbox.fence import Sandbox
@@ -144,7 +144,7 @@ def run_tasks(sessions: Sequence[ScanSession], job: ScanJob, course: Course | No
     with ThreadPoolExecutor(len(sessions)) as pool:
         while tasks:
             preparation = directory.read_preparation()
-            lanes = sessions if preparation is None else sessions[: _lanes(preparation, job)]
+            lanes = sessions if preparation is None else sessions[: lanes_for(preparation, job.model["bytes"])]
             if course is not None:
                 course.begin(tasks, lanes)
             run_side_by_side(pool, lanes[: len(tasks)], tasks)
@@ -153,12 +153,6 @@ def run_tasks(sessions: Sequence[ScanSession], job: ScanJob, course: Course | No
                 return  # out of time before anything is known
             decision, selection = directory.read_decision(done.round), directory.read_selection()
             tasks = next_tasks(done, job, preparation, decision, selection)
-
-
-def _lanes(preparation: Preparation, job: ScanJob) -> int:
-    """How many engines there is room for."""
-    on_processor = preparation.device == "cpu"
-    return lanes_that_fit(job.model["bytes"], preparation.search_bytes) if on_processor else 1
 
 
 def _is_begun(directory: JobDirectory, job: ScanJob) -> bool:

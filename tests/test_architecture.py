@@ -33,7 +33,7 @@ ALLOWED = {
     "worker.lanes": ("app.core", "worker.launch", "worker.sandbox"),
     "worker.scratch": ("worker.sandbox.removal",),
     "worker.supervisor": ("app.core", "worker.launch"),
-    "worker.desk": ("app.core", "worker.launch", "worker.sandbox"),
+    "worker.desk": ("app.core", "worker.lanes", "worker.launch", "worker.sandbox"),
     "worker.recorder": ("app.core", "worker.desk"),
     "worker.runner": (
         "app.core",
@@ -42,7 +42,7 @@ ALLOWED = {
     "worker.sweeper": ("app.core", "app.actions"),
     "worker.celery": ("app.core",),
     "worker.tasks": ("app.core", "worker.celery", "worker.runner"),
-    "worker.embedded": ("app.core", "worker.runner", "worker.sweeper"),
+    "worker.embedded": ("app.core", "worker.lanes", "worker.runner", "worker.sweeper"),
     "worker": (),
 }
 WITHOUT_TORCH = (

@@ -20,6 +20,7 @@ from app.core.plan import JobKind, Task
 from app.core.repository.jobs import Lease
 from app.core.storage import ArtifactStore, artifact_key, attempt_prefix
 from app.core.tables import Job, Scan
+from worker.lanes import lanes_for
 from worker.launch import ScanSession
 from worker.sandbox.events import Event
 from worker.sandbox.fence import Sandbox
@@ -70,10 +71,18 @@ class Desk:
         self.store = store
         self.directory = JobDirectory(root)
         self.job = job
+        self._lanes: int | None = None
         self.session = ScanSession(
             self.directory, on_event, sandbox=sandbox, environment=environment, clock=clock, signer=signer
         )
         self.session.__enter__()
+
+    @property
+    def lanes(self) -> int:
+        """How many engines this machine has room for in the search of this scan, as it was before that began."""
+        if self._lanes is None and (preparation := self.directory.read_preparation()) is not None:
+            self._lanes = lanes_for(preparation, self.job.model["bytes"])
+        return self._lanes or 1
 
     def fetch(self, task: Task, finished: Sequence[Job]) -> None:
         """Bring what a task needs: the inputs, and the files of finished jobs that are not here.

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from queue import SimpleQueue
 
+from app.core.findings import Preparation
 from app.core.plan import Task
 from worker.launch import EngineOverdueError, ScanSession
 from worker.sandbox.usage import memory_left
@@ -28,6 +29,11 @@ def lanes_that_fit(model_bytes: int, search_bytes: int) -> int:
     """As many as there is memory for, beside the engine that is there already, each with a search of so many bytes."""
     engine = ENGINE_BYTES + ENGINE_MODELS * model_bytes + search_bytes
     return 1 + max(0, int(min((memory_left() - search_bytes) / engine, 1e6)))
+
+
+def lanes_for(preparation: Preparation, model_bytes: int) -> int:
+    """How many engines there is room for in the search of a scan; a GPU takes one."""
+    return lanes_that_fit(model_bytes, preparation.search_bytes) if preparation.device == "cpu" else 1
 
 
 def run_side_by_side(pool: ThreadPoolExecutor, sessions: Sequence[ScanSession], tasks: Sequence[Task]) -> None:

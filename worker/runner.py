@@ -89,12 +89,12 @@ class Runner:
                     log.error("no_cuda", advice="It takes no job that needs CUDA: see `triggerlens doctor`.")
             return self._cuda
 
-    def work_until_idle(self) -> None:
-        """Take job after job until none is ready."""
+    def work_until_idle(self, only: str | None = None) -> None:
+        """Take job after job, of one scan only or of any, until none is ready."""
         try:
             while not self.stopping:
                 looked_at = self.clock.now()
-                if (job := self._claim()) is None:
+                if (job := self._claim(only)) is None:
                     break
                 self._work(job, looked_at)
         except OperationalError as error:
@@ -129,7 +129,7 @@ class Runner:
             access.forget_worker(session, self.id)
         self.scratch.remove()
 
-    def _claim(self) -> Job | None:
+    def _claim(self, only: str | None = None) -> Job | None:
         """The best ready job. While others wait behind it the ring is passed on, to the next worker that is idle."""
         settings, queues = self.service.settings, self.queues
         mine = set(queues)
@@ -141,11 +141,11 @@ class Runner:
                 return None
         with self.service.database.writing() as session:
             prefer = self.desk.scan_id if self.desk else None
-            job = jobs.claim(session, queues, self.id, settings.lease_seconds, prefer)
+            job = jobs.claim(session, queues, self.id, settings.lease_seconds, prefer, only)
             goes_on = job is None or scheduling.claimed(session, job)
             waiting = mine & set(jobs.ready_queues(session))
         self._ring(waiting)
-        return job if goes_on else self._claim()
+        return job if goes_on else self._claim(only)
 
     def _work(self, job: Job, claimed_at: float) -> None:
         """Do one job and record how it ended."""

@@ -16,6 +16,7 @@ from tests.flow.cli import command
 from tests.processes import needs_proc as needs_proc
 from tests.waiting import PATIENCE_SECONDS, eventually
 
+LANES = 2
 # In a hurry, but for the lease: a worker that is killed is missed when a test lets its leases run out.
 HASTE = {"HEARTBEAT_SECONDS": "0.5", "SWEEP_SECONDS": "0.5", "POLL_SECONDS": "0.2"}
 
@@ -62,6 +63,7 @@ def serving(data: Path, search: InversionConfig | None = None) -> Iterator[Serve
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRIGGERLENS_")}
     environment |= {f"TRIGGERLENS_{name}": value for name, value in HASTE.items()}
     environment |= {"TRIGGERLENS_LEASE_SECONDS": str(leases.LEASE_SECONDS), "TRIGGERLENS_THREADS": "1"}
+    environment["TRIGGERLENS_LANES"] = str(LANES)
     asked = command(["serve", "--port", 0, "--data-dir", data], search)
     with data.with_suffix(".log").open("w") as log:
         process = subprocess.Popen(

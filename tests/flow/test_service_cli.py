@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from app.cli.following import scan_there
 from app.core.lifecycle import ScanStatus
 from tests.flow.cli import command, files_of, json_lines, triggerlens, triggerlens_here
-from tests.flow.serving import Served, needs_proc, serving
+from tests.flow.serving import LANES, Served, needs_proc, serving
 from tests.toys import SHORT, ToyNet, save_toy, save_toy_bundle
 from tests.waiting import PATIENCE_SECONDS, eventually
 
@@ -234,8 +234,8 @@ def test_a_ctrl_c_while_the_scan_is_being_asked_for_takes_it_back(
 
 
 def test_a_cancelled_scan_frees_its_engine_and_who_watches_is_told(place: Path, service: Served) -> None:
-    endless = asked_for(service, place, config=ENDLESS)
-    service.one("worker.engine")
+    endless = asked_for(service, place, config=ENDLESS | {"labels_per_block": 3})
+    eventually(lambda: len(service.processes()["worker.engine"]) == LANES)  # a block of its labels each
     assert run(place, service, "watch", endless, "--timeout", 1).returncode == 5
     assert run(place, service, "download", endless, "--json").returncode == 4
     assert run(place, service, "cancel", endless).returncode == 0

@@ -13,8 +13,10 @@ from app.core.plan import JobKind, Task
 from app.core.repository.jobs import Lease
 from app.core.service import Service
 from app.core.tables import Job
+from tests import factories
 from tests.worker import crew
 from tests.worker.crew import Workshop, scan_of
+from worker import lanes
 from worker.desk import Desk
 
 LEASE = Lease("job", 2)
@@ -50,6 +52,17 @@ def test_a_task_finds_its_inputs_and_the_request(desk: Desk) -> None:
     assert desk.directory.model.exists() and desk.directory.bundle.name == "bundle.npz"
     assert desk.directory.read_job() == desk.job
     assert not desk.directory.result.exists(), "it needs nothing else"
+
+
+def test_a_scan_has_as_many_lanes_as_there_was_memory_for_before_its_search(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "memory_left", lambda: 2.5 * lanes.ENGINE_BYTES)
+    assert desk.lanes == 1, "nothing is known of its search"
+    desk.directory.write_preparation(factories.preparation(6))
+    assert desk.lanes == 3
+    monkeypatch.setattr(lanes, "memory_left", lambda: 0.0)  # the others have begun
+    assert desk.lanes == 3
 
 
 def test_a_task_finds_those_results_of_others_that_it_needs(desk: Desk, tmp_path: Path) -> None:

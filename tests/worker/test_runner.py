@@ -180,6 +180,13 @@ def test_a_worker_takes_jobs_of_its_queues_and_rings_for_what_it_leaves(
     assert isinstance(service.queue, RecordingQueue) and {"cpu", "gpu"} == set(service.queue.rings)
 
 
+def test_who_helps_with_a_scan_takes_no_job_of_another(service: Service, workshop: Workshop, tmp_path: Path) -> None:
+    first, helped = (crew.requested(service, tmp_path) for _ in range(2))
+    Runner(service, ["cpu"]).work_until_idle(only=helped)
+    assert scan_of(service, first).status == ScanStatus.QUEUED
+    assert scan_of(service, helped).status == ScanStatus.FINISHED and len(workshop.sessions) == 1
+
+
 NEEDING_CUDA = [("cuda", "gpu"), ("cuda", "cpu"), ("auto", "gpu")]
 
 

@@ -50,12 +50,19 @@ def task_of(job: Job) -> Task:
 
 
 def claim(
-    session: Session, queues: Sequence[str], worker_id: str, lease_seconds: float, prefer: str | None = None
+    session: Session,
+    queues: Sequence[str],
+    worker_id: str,
+    lease_seconds: float,
+    prefer: str | None = None,
+    only: str | None = None,
 ) -> Job | None:
-    """Take the best ready job: of the scan `prefer`, whose engine is warm, else of the first scan in line."""
+    """Take the best ready job: of the scan `prefer`, whose engine is warm, else of the first scan in line; or of no
+    scan but `only`."""
+    open_to_it = (Job.scan_id == only,) if only is not None else ()
     best = (
         select(Job.id)
-        .where(Job.state == JobState.READY, Job.queue.in_(queues))
+        .where(Job.state == JobState.READY, Job.queue.in_(queues), *open_to_it)
         .order_by((Job.scan_id == (prefer or "")).desc(), Job.priority.desc(), Job.scan_id, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
