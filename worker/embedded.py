@@ -78,12 +78,12 @@ def main() -> None:
         signal.signal(signal_number, end)
     for task in (listen, stay_seen, lambda: sweep_until(service, over)):
         threading.Thread(target=task, daemon=True).start()
-    helpers = [threading.Thread(target=work, args=(lane,)) for lane in range(1, len(runners))]
-    for helper in helpers:
-        helper.start()
-    work(0)
-    for helper in helpers:
-        helper.join()
+    # This thread waits only: a signal finds it holding no lock that `end` takes.
+    lanes = [threading.Thread(target=work, args=(lane,)) for lane in range(len(runners))]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
 
 
 if __name__ == "__main__":
