@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch.nn import functional
 
 from benchmarks.glyphs import glyph_images
@@ -88,6 +87,8 @@ def _glyphs(classes: int) -> Dataset:
 
 def _digits(test_images: int = 400, side: int = 32) -> Dataset:
     """scikit-learn's 1,797 handwritten digits (8x8), upsampled; after a fixed shuffle the last 400 are the test."""
+    from sklearn.datasets import load_digits  # takes seconds, which only those wait for who want them
+
     digits = load_digits()
     images = torch.as_tensor(digits.images, dtype=torch.float32)[:, None] / 16
     images = functional.interpolate(images, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
