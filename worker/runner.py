@@ -144,7 +144,8 @@ class Runner:
             job = jobs.claim(session, queues, self.id, settings.lease_seconds, prefer, only)
             goes_on = job is None or scheduling.claimed(session, job)
             waiting = mine & set(jobs.ready_queues(session))
-        self._ring(waiting)
+        if job is not None:
+            self._ring(waiting)
         return job if goes_on else self._claim(only)
 
     def _work(self, job: Job, claimed_at: float) -> None:

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     compute_queue: Literal["cpu", "gpu"] = "cpu"  # where jobs that run torch are rung for
     device: Literal["auto", "cpu", "cuda"] = "auto"  # what this machine's engines compute on
     sandbox: Literal["auto", "bwrap", "none"] = "auto"  # around engines; auto: bubblewrap where it works
-    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)  # of every engine; part of the numbers
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)  # of what runs alone; part of the numbers
     lanes: int | None = Field(default=None, ge=1)  # engines side by side where no broker is; default: one for each core
     perceptual: str | None = None  # LPIPS backbone weights on this machine; default: the usual order
     signing_key: Path | None = None  # Ed25519 in PEM: signs what is stated of repaired weights; default: unsigned

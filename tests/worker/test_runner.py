@@ -187,6 +187,15 @@ def test_who_helps_with_a_scan_takes_no_job_of_another(service: Service, worksho
     assert scan_of(service, helped).status == ScanStatus.FINISHED and len(workshop.sessions) == 1
 
 
+def test_who_finds_no_job_to_help_with_wakes_nobody_for_those_of_others(service: Service, tmp_path: Path) -> None:
+    """It hears its own rings: it would look again at once, for as long as others wait."""
+    crew.requested(service, tmp_path)
+    rings = service.queue.rings  # type: ignore[attr-defined]
+    rings.clear()
+    Runner(service, ["cpu"]).work_until_idle(only="another")
+    assert rings == []
+
+
 NEEDING_CUDA = [("cuda", "gpu"), ("cuda", "cpu"), ("auto", "gpu")]
 
 
